@@ -54,7 +54,7 @@ def measure(batch_size: int, rounds: int) -> list[dict[str, Any]]:
                     "source": published.source,
                     "size": size,
                     "parameters": graph.parameter_count(),
-                    "macs": sum(macs(graph, size, size)),
+                    "macs": sum(macs(graph, (size, size))),
                     "seconds": float("inf"),
                 }
             )

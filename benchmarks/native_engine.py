@@ -98,7 +98,7 @@ def peak_memory(model: Path, graph: Path, batch: int, threads: int) -> bool:
 def shares(classifier: Classifier, batch: int) -> None:
     """Print each stage's time and share of the peak."""
     assert isinstance(classifier.runtime, NativeRuntime)
-    report = classifier.runtime.plan(classifier.preprocessing.size, batch_size=batch, rounds=20)
+    report = classifier.runtime.plan(classifier.preprocessing.height_width, batch_size=batch, rounds=20)
     macs: dict[str, float] = defaultdict(float)
     seconds: dict[str, float] = defaultdict(float)
     for step in report["steps"]:

@@ -241,7 +241,9 @@ def print_memory(name: str, variant: str, batch_size: str, size: str) -> None:
 def step_flops(config: ModelConfig, batch_size: int, size: int) -> int:
     """Multiplications and additions of a step: forward, and the gradients of weights and of all inputs."""
     graph = network_graph(config)
-    each = dict(zip((operation.name for operation in graph.operations), macs(graph, size, size), strict=True))
+    each = dict(
+        zip((operation.name for operation in graph.operations), macs(graph, (size, size)), strict=True)
+    )
     return 2 * batch_size * (3 * sum(each.values()) - each[graph.first_convolution.name])
 
 

@@ -258,7 +258,9 @@ def gradient_error(variant: str, device: str, count: int = 16, size: int = 128) 
 def limits(table: Table, rates: tuple[float, float]) -> tuple[float, float]:
     """Seconds of a step by arithmetic, and by the traffic of dense blocks."""
     config = model_config(table.model)
-    arithmetic = 6.0 * sum(macs(network_graph(config), table.size, table.size)) * table.batch_size / rates[0]
+    arithmetic = (
+        6.0 * sum(macs(network_graph(config), (table.size, table.size))) * table.batch_size / rates[0]
+    )
     if not isinstance(config, DenseNetConfig):
         return arithmetic, 0.0
     itemsize = TIMES[table.precision].itemsize

@@ -24,7 +24,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import Description, Task, check_answers
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
-from skipnets.models.registry import config_to_dict
+from skipnets.models.registry import AXES, INPUTS, config_to_dict
 from skipnets.origin import Origin
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.ensemble import EnsembleRuntime
@@ -296,6 +296,8 @@ class Classifier(Display):
         self.scales = description.scales
         self.uncertainty = uncertainty
         check_tta(tta)
+        if tta != "none":
+            preprocessing.require_images(f"tta={tta}")
         self.tta = tta
         self._members: tuple[Classifier, ...] = ()
         self._number: int | None = None  # among the networks of an ensemble's file
@@ -317,7 +319,8 @@ class Classifier(Display):
         """Create a classifier from a torch model, which is not copied, moved or switched to eval mode.
 
         Args:
-            model: From `skipnets.create_model`, or any module (N, C, H, W) → logits (N, K).
+            model: From `skipnets.create_model`, or any module (N, C, H, W) → logits (N, K), or of signals
+                (N, C, L) or volumes (N, C, D, H, W).
             classes: Names of the classes, in the order of the logits; None takes the labels of the published
                 weights that the model was created with, with their thresholds.
             preprocessing: How an image becomes the model's input; None takes what the published weights that
@@ -348,7 +351,13 @@ class Classifier(Display):
         if not isinstance(model, Backbone) or architecture is not None:
             if preprocessing is None:
                 raise UserError("preprocessing: must be given for a network that is no part of this package")
-            config = config_of(model, architecture, num_classes=len(classes), in_chans=preprocessing.channels)
+            config = config_of(
+                model,
+                architecture,
+                num_classes=len(classes),
+                in_chans=preprocessing.channels,
+                dims=preprocessing.dims,
+            )
             model = CustomModel.around(model, config)
         if preprocessing is None:
             preprocessing = _published_preprocessing(model)
@@ -501,7 +510,8 @@ class Classifier(Display):
             inputs: One image or any mixture of them: paths, PIL images, arrays ((H, W) or (H, W, C), uint8 or
                 uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1); where the
                 preprocessing has a window, arrays and tensors of any numbers. A folder or a pattern such as
-                "new/*.jpg" stands for the images in it.
+                "new/*.jpg" stands for the images in it. Of signals and volumes, arrays ((L,) or (L, C),
+                (D, H, W) or (D, H, W, C)) and tensors (channels first) of the input's size.
             top_k: Number of classes in a ranking; a multi-label classifier ranks all labels.
             coverage: Give each image the set of classes that contains the true one with this probability,
                 above 0 and below 1; of a multi-label classifier, the labels that hold this share of an
@@ -750,13 +760,14 @@ class Classifier(Display):
 
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
-        height, width = self.preprocessing.size
+        size = "×".join(map(str, self.preprocessing.size))
+        dims, channels = self.preprocessing.dims, self.preprocessing.channels
         return [
             properties_table(
                 {
                     "model": self._name(),
                     _CLASS_NOUNS[self.task]: f"{len(self.classes)}: {listed(self.classes, 10)}",
-                    "images": f"{height}×{width}, {channel_word(self.preprocessing.channels)}",
+                    INPUTS[dims]: f"{size}, {channel_word(channels)}" if dims == 2 else size,
                     "runs in": self.runs_in,
                     **({} if self.path is None else {"file": str(self.path)}),
                 }
@@ -822,17 +833,17 @@ class Classifier(Display):
         return self._tensors_of_file() if self.runtime.name == "native" else self._torch_runtime().tensors()
 
     def _no_images(self) -> NDArray[Any]:
-        height, width = self.preprocessing.size
-        return np.zeros((0, self.preprocessing.channels, height, width), self.runtime.input_type)
+        shape = (0, self.preprocessing.channels, *self.preprocessing.size)
+        return np.zeros(shape, self.runtime.input_type)
 
     def _checked(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
         array = batch.detach().cpu().numpy() if is_tensor(batch) else batch
-        channels = self.preprocessing.channels
+        channels, dims = self.preprocessing.channels, self.preprocessing.dims
+        wanted = f"(N, {channels}, {AXES[dims]})"
         if not isinstance(array, np.ndarray):
-            kind = type(batch).__name__
-            raise UserError(f"batch: must be an array or tensor (N, {channels}, H, W), not {kind}")
-        if array.ndim != 4 or array.shape[1] != channels:
-            raise UserError(f"batch: must be (N, {channels}, H, W), not {array.shape}")
+            raise UserError(f"batch: must be an array or tensor {wanted}, not {type(batch).__name__}")
+        if array.ndim != 2 + dims or array.shape[1] != channels:
+            raise UserError(f"batch: must be {wanted}, not {array.shape}")
         if self.runtime.input_type == "float32":
             return np.asarray(array, np.float32)
         if array.dtype != np.uint8:
@@ -980,6 +991,8 @@ def load(
     check_tta(tta)
     with trusting(trust):
         classifier = _load(path, runtime, device, threads, precision, model)
+    if tta != "none":
+        classifier.preprocessing.require_images(f"tta={tta}")
     classifier.tta = tta
     return classifier
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError, one_line
-from skipnets.models.registry import config_from_dict, config_to_dict
+from skipnets.models.registry import INPUTS, config_from_dict, config_to_dict
 from skipnets.runtimes.graph_format import EXPORT_FORMATS
 from skipnets.runtimes.runtime import InputType, NoFeaturesError
 from skipnets.scaling import TargetScale
@@ -360,9 +360,14 @@ def _check_fit(architecture: Mapping[str, Any], classes: Sequence[str], preproce
             f"preprocessing: must give in_chans={config.in_chans} channels for {config.name}, "
             f"not {preprocessing.channels}"
         )
-    if min(preprocessing.size) < config.smallest_size:
-        height, width = preprocessing.size
+    sizes = (config.smallest_size,) * config.dims, preprocessing.size
+    least, found = ("×".join(map(str, size)) for size in sizes)
+    if preprocessing.dims != config.dims:
         raise UserError(
-            f"preprocessing: must give images of at least {config.smallest_size}×{config.smallest_size} "
-            f"for {config.name}, not {height}×{width}"
+            f"preprocessing: must have a size of {config.dims} numbers for dims={config.dims}, not {found}"
+        )
+    if min(preprocessing.size) < config.smallest_size:
+        raise UserError(
+            f"preprocessing: must give {INPUTS[config.dims]} of at least {least} for {config.name}, "
+            f"not {found}"
         )

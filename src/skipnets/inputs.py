@@ -40,12 +40,13 @@ def named_sources(inputs: Images, preprocessing: Preprocessing | None = None) ->
 
     Args:
         inputs: One or more images; folders and patterns are expanded.
-        preprocessing: What they are for: it knows how many bands an array has, and whether there is a window.
+        preprocessing: What they are for: it knows how many bands an array has, and whether there is a window;
+            and the size of signals and volumes.
 
     Raises:
         UserError: If a folder or pattern has no images.
     """
-    if not _is_one(inputs, 3 if preprocessing is None else preprocessing.channels):
+    if not _is_one(inputs, preprocessing):
         if not isinstance(inputs, Iterable):
             kinds = "paths, PIL images, arrays or tensors"
             raise UserError(f"images: must be {kinds}, not {type(inputs).__name__}")
@@ -84,8 +85,14 @@ def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     return loaded is not None and isinstance(value, loaded.Tensor)
 
 
-def _is_one(inputs: object, channels: int) -> bool:
+def _is_one(inputs: object, preprocessing: Preprocessing | None) -> bool:
     """Whether inputs are a single image or path."""
+    channels = 3 if preprocessing is None else preprocessing.channels
+    if preprocessing is not None and preprocessing.dims != 2:
+        if isinstance(inputs, np.ndarray):
+            return inputs.shape in (preprocessing.size, (*preprocessing.size, channels))
+        if is_tensor(inputs):
+            return tuple(inputs.shape) in (preprocessing.size, (channels, *preprocessing.size))
     if isinstance(inputs, np.ndarray):
         return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[2] in (1, 3, 4, channels))
     if is_tensor(inputs):
@@ -114,11 +121,12 @@ def _named(inputs: Iterable[Image], preprocessing: Preprocessing | None) -> Iter
 def _array_from_tensor(tensor: torch.Tensor, preprocessing: Preprocessing | None) -> NDArray[Any]:
     """(C, H, W) or (H, W) tensor of uint8, or of floats from 0 to 1 → (H, W, C) or (H, W) uint8.
 
-    Where the preprocessing has a window, numbers are values of that and stay as they are.
+    Where the preprocessing has a window, numbers are values of that and stay as they are. Of signals and
+    volumes the channels become the last axis, too.
     """
     array: NDArray[Any] = tensor.detach().cpu().numpy()
-    if array.ndim == 3:
-        array = array.transpose(1, 2, 0)
+    if array.ndim == 1 + (2 if preprocessing is None else preprocessing.dims):
+        array = np.moveaxis(array, 0, -1)
     if preprocessing is not None and preprocessing.window is not None:
         return array
     # Floats out of range, and NaN, are passed on: the reader refuses them.

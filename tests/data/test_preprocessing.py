@@ -151,7 +151,7 @@ def test_defaults_are_imagenet():
     [
         ({"size": 0}, "size=0: must be a positive"),
         ({"size": (32, 0)}, "size="),
-        ({"size": (32, 32, 3)}, "size="),
+        ({"size": (32, 32, 32, 3)}, "size="),
         ({"fit": "padd"}, "fit='padd': must be one of pad, crop, stretch; did you mean pad"),
         ({"crop_fraction": 0}, "crop_fraction=0: must be above 0 and at most 1"),
         ({"crop_fraction": 1.1}, "crop_fraction=1.1"),

@@ -22,9 +22,9 @@ def assert_equal_to_the_built_model(config: ModelConfig) -> None:
     assert list(graph.stages) == [path for path, _ in model.named_stages()]
     assert graph.values[graph.features].channels == model.head_hidden_size
 
-    height, width = config.smallest_size + 12, config.smallest_size + 17
-    ran = _run(model, (config.in_chans, height, width))
-    shapes = graph.shapes(height, width)
+    size = tuple(config.smallest_size + more for more in (12, 17, 14)[: config.dims])
+    ran = _run(model, (config.in_chans, *size))
+    shapes = graph.shapes(size)
     paths = dict(model.named_modules())
     told = [(operation.name, shapes[operation.output]) for operation in graph.operations]
     # A concatenation or addition has the name of the module that contains it, which is no leaf.
@@ -69,9 +69,7 @@ def _computes(module: nn.Module) -> bool:
     return getattr(module, "p", 1) > 0
 
 
-def saved_bytes(
-    config: ModelConfig, execution: BlockExecution, height: int, width: int, *, batch_size: int = 2
-) -> int:
+def saved_bytes(config: ModelConfig, execution: BlockExecution, *size: int, batch_size: int = 2) -> int:
     """Bytes that a forward pass leaves for the backward pass, besides the model itself."""
     model = build_model(config)
     model.set_block_execution(execution)
@@ -85,7 +83,7 @@ def saved_bytes(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(torch.randn(batch_size, config.in_chans, height, width))
+        output = model(torch.randn(batch_size, config.in_chans, *size))
     saved = sum(storage.nbytes() for storage in storages.values())
     del output
     return saved

@@ -40,7 +40,7 @@ def test_every_row_has_the_shapes_and_parameters_of_its_module(name: str, fields
         module.register_forward_hook(note(path))
     with torch.no_grad():
         model(torch.zeros(1, model.config.in_chans, 37, 44))
-    rows = layers(network_graph(model.config), 37, 44)
+    rows = layers(network_graph(model.config), (37, 44))
     for row in rows:
         assert (row.input, row.output) == shapes[row.path], row.path
         assert row.parameters == sum(parameter.numel() for parameter in modules[row.path].parameters())
@@ -49,7 +49,7 @@ def test_every_row_has_the_shapes_and_parameters_of_its_module(name: str, fields
 
 
 def test_rows_are_nested_as_modules_are() -> None:
-    rows = layers(network_graph(model_config("resnet18")), 64, 64)
+    rows = layers(network_graph(model_config("resnet18")), (64, 64))
     (stage,) = (row for row in rows if row.path == "layer2")
     blocks = inside(rows, stage)
     assert [(row.path, row.kind, row.depth) for row in blocks] == [
@@ -67,7 +67,7 @@ def test_rows_are_nested_as_modules_are() -> None:
 def test_the_deepest_models_take_under_a_second(name: str) -> None:
     def seconds() -> float:
         start = time.process_time()
-        layers(network_graph(model_config(name)), 224, 224)
+        layers(network_graph(model_config(name)), (224, 224))
         return time.process_time() - start
 
     assert min(seconds() for _ in range(5)) < 1

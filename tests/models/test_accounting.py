@@ -54,13 +54,13 @@ def test_parameters_and_macs_agree_with_torchinfo_and_the_flop_counter(name: str
         with torch.no_grad(), counter:
             model(torch.empty(1, config.in_chans, size, size))
     assert graph.parameter_count() == torchinfo.summary(model, verbose=0).total_params
-    assert 2 * sum(macs(graph, size, size)) == counter.get_total_flops()
+    assert 2 * sum(macs(graph, (size, size))) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize(("name", "expected"), [("densenet121", 2.83e9), ("resnet50", 4.09e9)])
 def test_macs_are_the_published_ones(name: str, expected: float) -> None:
     """torchvision's documentation gives these numbers as GFLOPS: 2.83 and 4.09."""
-    counted = sum(macs(network_graph(model_config(name)), 224, 224))
+    counted = sum(macs(network_graph(model_config(name)), (224, 224)))
     assert counted == pytest.approx(expected, rel=0.005)
 
 
@@ -76,14 +76,14 @@ def test_kept_memory_is_what_autograd_saves(
     name: str, fields: dict[str, Any], execution: BlockExecution
 ) -> None:
     config = model_config(name, **fields)
-    assert kept_bytes(network_graph(config), 38, 42, 2, execution) == saved_bytes(config, execution, 38, 42)
+    assert kept_bytes(network_graph(config), (38, 42), 2, execution) == saved_bytes(config, execution, 38, 42)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("execution", BLOCK_EXECUTIONS)
 def test_kept_memory_of_densenet121_at_its_default_size(execution: BlockExecution) -> None:
     config = model_config("densenet121")
-    expected = kept_bytes(network_graph(config), 224, 224, 4, execution)
+    expected = kept_bytes(network_graph(config), (224, 224), 4, execution)
     assert expected == saved_bytes(config, execution, 224, 224, batch_size=4)
 
 
@@ -111,5 +111,5 @@ def test_receptive_field_and_position_are_where_gradients_arrive(name: str) -> N
 
 def test_training_takes_the_parameters_five_times_and_what_is_kept_twice() -> None:
     graph = network_graph(model_config("densenet_bc40_k12"))
-    kept = kept_bytes(graph, 32, 32, 3, "plain")
-    assert training_bytes(graph, 32, 32, 3, "plain", parameters=1000) == 5000 + 2 * kept
+    kept = kept_bytes(graph, (32, 32), 3, "plain")
+    assert training_bytes(graph, (32, 32), 3, "plain", parameters=1000) == 5000 + 2 * kept

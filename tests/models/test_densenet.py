@@ -105,4 +105,4 @@ def test_deep_stems_and_blurs_are_timm_s(name: str) -> None:
     assert_equal_to_the_built_model(ours.config)
     graph = network_graph(ours.config)
     for execution in family_of(ours.config).executions:
-        assert kept_bytes(graph, 38, 45, 2, execution) == saved_bytes(ours.config, execution, 38, 45)
+        assert kept_bytes(graph, (38, 45), 2, execution) == saved_bytes(ours.config, execution, 38, 45)

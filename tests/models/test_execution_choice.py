@@ -116,7 +116,7 @@ def test_only_what_fits_into_the_memory_is_compared(monkeypatch, free, expected)
     model = make()
     monkeypatch.setattr(execution_choice, "available_memory", lambda: free)
     plain, linear = (
-        kept_bytes(network_graph(model.config), 8, 8, 64, policy) for policy in ("plain", "linear")
+        kept_bytes(network_graph(model.config), (8, 8), 64, policy) for policy in ("plain", "linear")
     )
     parameters = 5 * sum(parameter.nbytes for parameter in model.parameters())
     if free == 10**6:

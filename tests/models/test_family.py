@@ -204,7 +204,7 @@ def test_summary_and_memory() -> None:
     assert [layer.kind for layer in summary.rows(1)].count("stage") == 3
     assert largest_batch("preact_resnet20", "2GiB", program=0) > 100
     config = model_config("preact_resnet20")
-    assert kept_bytes(network_graph(config), 20, 24, 2, "plain") == saved_bytes(config, "plain", 20, 24)
+    assert kept_bytes(network_graph(config), (20, 24), 2, "plain") == saved_bytes(config, "plain", 20, 24)
 
 
 def test_diagram(tmp_path) -> None:

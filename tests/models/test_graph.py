@@ -36,7 +36,7 @@ def test_every_pooling_has_its_shapes(name: str, global_pool: Pooling) -> None:
     graph, model = network_graph(config), build_model(config).eval()
     with torch.no_grad():
         features = model.forward_head(model.forward_features(torch.randn(1, 3, 32, 32)), pre_logits=True)
-    assert graph.shapes(32, 32)[graph.features] == features.shape[1:]
+    assert graph.shapes((32, 32))[graph.features] == features.shape[1:]
 
 
 norms = st.sampled_from(["batch", "group", None])
@@ -91,7 +91,7 @@ import sys
 from skipnets.models import model_config, network_graph
 from skipnets.models.accounting import kept_bytes, macs
 graph = network_graph(model_config("densenet121"))
-assert kept_bytes(graph, 224, 224, 1, "linear") and macs(graph, 224, 224)
+assert kept_bytes(graph, (224, 224), 1, "linear") and macs(graph, (224, 224))
 assert not {"torch", "torchvision"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

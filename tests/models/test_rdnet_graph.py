@@ -30,13 +30,13 @@ def test_the_graph_is_the_module_s(fields: dict[str, Any]) -> None:
     config = model_config("rdnet_tiny", **SMALL | fields)
     assert_equal_to_the_built_model(config)
     for execution in BLOCK_EXECUTIONS:
-        counted = kept_bytes(network_graph(config), 38, 42, 2, execution)
+        counted = kept_bytes(network_graph(config), (38, 42), 2, execution)
         assert counted == saved_bytes(config, execution, 38, 42), execution
 
 
 def test_linear_execution_keeps_less_than_half_and_recomputation_about_a_tenth() -> None:
     plain, linear, recompute = (
-        kept_bytes(network_graph(model_config("rdnet_tiny")), 224, 224, 2, execution)
+        kept_bytes(network_graph(model_config("rdnet_tiny")), (224, 224), 2, execution)
         for execution in BLOCK_EXECUTIONS
     )
     assert linear < 0.5 * plain

@@ -19,7 +19,7 @@ def test_macs_are_those_in_the_names() -> None:
     """regnety_040 has 4.0 billion at 224×224."""
     for config in REGNETS:
         named = float(config.name.rpartition("_")[2]) / 10
-        counted = sum(macs(network_graph(config), 224, 224)) / 1e9
+        counted = sum(macs(network_graph(config), (224, 224))) / 1e9
         assert counted == pytest.approx(named, abs=max(0.06 * named, 0.06)), config.name
 
 
@@ -38,7 +38,7 @@ def test_macs_are_those_in_the_names() -> None:
 def test_the_graph_is_the_module_s(fields: dict[str, Any]) -> None:
     config = model_config("regnetx_002", **SMALL | fields)
     assert_equal_to_the_built_model(config)
-    assert kept_bytes(network_graph(config), 38, 45, 2, "plain") == saved_bytes(config, "plain", 38, 45)
+    assert kept_bytes(network_graph(config), (38, 45), 2, "plain") == saved_bytes(config, "plain", 38, 45)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_the_graph_is_the_module_s_at_any_size(name: str, fields: dict[str, Any]
     assert_equal_to_the_built_model(config)
     graph = network_graph(config)
     for execution in family_of(config).executions:  # blocks of other parts run layer by layer under any
-        assert kept_bytes(graph, 38, 45, 2, execution) == saved_bytes(config, execution, 38, 45)
+        assert kept_bytes(graph, (38, 45), 2, execution) == saved_bytes(config, execution, 38, 45)
 
 
 @pytest.mark.parametrize("name", ["resnetblur18", "resnetaa34d", "resnetaa50"])

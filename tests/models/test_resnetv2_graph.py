@@ -39,7 +39,7 @@ def test_counts_are_the_published_ones() -> None:
 def test_the_graph_is_the_module_s(name: str, fields: dict[str, Any]) -> None:
     config = model_config(name, **SMALL | fields)
     assert_equal_to_the_built_model(config)
-    assert kept_bytes(network_graph(config), 38, 45, 2, "plain") == saved_bytes(config, "plain", 38, 45)
+    assert kept_bytes(network_graph(config), (38, 45), 2, "plain") == saved_bytes(config, "plain", 38, 45)
 
 
 def test_a_border_of_zeros_moves_no_map() -> None:

@@ -16,19 +16,19 @@ from skipnets.ops.convolution import DEFAULT_WAYS, PointwiseWays, convolve, conv
 )
 @pytest.mark.parametrize(
     "size",
-    [(2, 5, 7), (1, 1, 1), (3, 1, 4), (3, 4, 1), (20, 1, 1)],
+    [(2, 5, 7), (1, 1, 1), (3, 1, 4), (3, 4, 1), (20, 1, 1), (3, 5), (1, 3, 4, 5)],
     ids=lambda size: "×".join(map(str, size)),
 )
 @pytest.mark.parametrize("channels", [(6, 4), (1, 1)], ids=["6→4", "1→1"])
 def test_equals_the_librarys_convolution_of_contiguous_maps(size, channels, kernel, way, dtype):
-    shape = MapShape(*size)
+    shape, dims = MapShape(size[0], size[1:]), len(size) - 1
     x = torch.randn(shape.rows, channels[0]).to(dtype)
     gradient = torch.randn(shape.rows, channels[1]).to(dtype)
-    weight = torch.randn(channels[1], channels[0], kernel, kernel).to(dtype)
+    weight = torch.randn(channels[1], channels[0], *[kernel] * dims).to(dtype)
 
     maps = as_maps(x, shape).double().clone(memory_format=torch.contiguous_format).requires_grad_()
     reference_weight = weight.double().clone().requires_grad_()
-    expected = F.conv2d(maps, reference_weight, padding=kernel // 2)
+    expected = (F.conv1d, F.conv2d, F.conv3d)[dims - 1](maps, reference_weight, padding=kernel // 2)
     torch.autograd.backward(expected, as_maps(gradient, shape).double())
 
     weight_gradient = torch.ones_like(weight)
@@ -49,7 +49,7 @@ def test_equals_the_librarys_convolution_of_contiguous_maps(size, channels, kern
 def test_ways_are_measured_in_float32_on_a_cpu_alone(monkeypatch):
     choices = Choices(None)
     monkeypatch.setattr(convolution, "CHOICES", choices)
-    shape, cpu = MapShape(2, 4, 4), torch.device("cpu")
+    shape, cpu = MapShape(2, (4, 4)), torch.device("cpu")
     assert pointwise_ways(6, 4, shape, 32, cpu, torch.float64) == DEFAULT_WAYS
     assert pointwise_ways(6, 4, shape, 32, torch.device("meta"), torch.float32) == DEFAULT_WAYS
     with choices.recording() as record:

@@ -63,11 +63,14 @@ def test_threads_get_memory_of_their_own():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_large_maps_are_like_the_librarys_own(dtype, monkeypatch):
-    monkeypatch.setattr(chunks, "LARGE_BYTES", 1)
-    shape = MapShape(2, 3, 4)
+@pytest.mark.parametrize("sides", [(3, 4), (2, 3, 4)])
+@pytest.mark.parametrize("large", [1, 1 << 40])
+def test_maps_are_like_the_librarys_own(dtype, sides, large, monkeypatch):
+    monkeypatch.setattr(chunks, "LARGE_BYTES", large)
+    shape = MapShape(2, sides)
     maps = empty_maps(shape, 5, like=torch.zeros(1), dtype=dtype)
-    own = torch.empty((2, 5, 3, 4), dtype=dtype, memory_format=torch.channels_last)
+    last = torch.channels_last if len(sides) == 2 else torch.channels_last_3d
+    own = torch.empty((2, 5, *sides), dtype=dtype, memory_format=last)
     assert maps.stride() == own.stride()
     assert (maps.shape, maps.dtype) == (own.shape, own.dtype)
     assert not maps._is_view()  # What is a view may not be changed in place behind a custom operation.

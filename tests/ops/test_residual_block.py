@@ -48,9 +48,7 @@ def test_second_derivatives_are_refused():
 
 
 def test_without_native_code_pytorchs_operators_run(monkeypatch):
-    monkeypatch.setattr(
-        module, "unsupported_device", lambda device, dtype: "skipnets-engine is not installed"
-    )
+    monkeypatch.setattr(module, "unsupported_device", lambda *_, **__: "skipnets-engine is not installed")
     block = Block(CASES["basic"])
     convolutions = [NormedConvolution(*(tensor.float() for tensor in each)) for each in block.convolutions]
     monkeypatch.setattr(module, "CHOICES", Choices(None))

@@ -32,7 +32,7 @@ def test_onnx_is_opened_for_the_size_that_the_classifier_prepares(exports: dict[
         "[]",
         "{}",
         '{"preprocessing": {"size": 32}}',
-        '{"preprocessing": {"size": [32]}}',
+        '{"preprocessing": {"size": [32, 32, 32, 32]}}',
         '{"preprocessing": {"size": ["32", "32"]}}',
         '{"preprocessing": {"size": [0, 32]}}',
         '{"preprocessing": {"size": [32, 1000000000000]}}',

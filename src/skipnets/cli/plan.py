@@ -36,7 +36,9 @@ def plan(
     # The networks of an ensemble are of one architecture: one plan is that of all.
     classifier, *others = load(model, runtime="native", threads=threads).members
     assert isinstance(classifier.runtime, NativeRuntime)
-    report = classifier.runtime.plan(classifier.preprocessing.size, batch_size=batch_size, rounds=rounds)
+    report = classifier.runtime.plan(
+        classifier.preprocessing.height_width, batch_size=batch_size, rounds=rounds
+    )
     if json:
         print_json(report)
         return

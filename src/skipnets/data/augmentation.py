@@ -72,7 +72,7 @@ _POLICIES: Mapping[Policy, v2.Transform] = {
 }
 
 
-def find_augmentation(name: str, size: tuple[int, int], *, erasing: float = 0.0) -> Augmentation:
+def find_augmentation(name: str, size: Sequence[int], *, erasing: float = 0.0) -> Augmentation:
     """The augmentation of that name for inputs of this (H, W).
 
     "trivial", "rand" and "augmix" take a resized crop, but pad and crop where the input is at most 64 pixels

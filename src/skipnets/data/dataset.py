@@ -93,6 +93,11 @@ class ImageDataset:
         return self.labels.ndim == 2 and not self.regression
 
     @property
+    def dims(self) -> int:
+        """Spatial axes of an image; of signals and volumes (`skipnets.data.volumes`) 1 and 3."""
+        return 2
+
+    @property
     def task(self) -> Literal["single-label", "multi-label", "regression"]:
         """What the labels are: one class an image, any number of labels, or numbers."""
         if self.regression:

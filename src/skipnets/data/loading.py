@@ -11,6 +11,7 @@ N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -185,7 +186,7 @@ def evaluation_batches(
 
     def read(name: str, source: Source) -> NDArray[Any] | ImageDecodeError:
         try:
-            if preprocessing.window is None:
+            if preprocessing.window is None or preprocessing.dims != 2:
                 return preprocessing.pixels(source)
             image = preprocessing.open(source)
             if isinstance(image, WindowedImage) and image.as_displayed:
@@ -329,6 +330,8 @@ class EpochSchedule:
 class ImageLoader:
     """Iterate over (images, labels, index): (N, C, H, W) stored channels last, and int64 (N,) twice.
 
+    Signals (N, C, L) and volumes (N, C, D, H, W) likewise.
+
     Images are of the preprocessing's `pixel_type`, from 0 to 255.
 
     Images that cannot be decoded are left out of their batch, named in the log once, and kept in
@@ -366,8 +369,8 @@ class ImageLoader:
         self._position = _Position()
         self._resumed: _Position | None = None
         reader = _Reader(dataset, preprocessing, augmentation)
-        height, width = preprocessing.size
-        image_bytes = height * width * preprocessing.channels * np.dtype(preprocessing.pixel_type).itemsize
+        values = math.prod(preprocessing.size) * preprocessing.channels
+        image_bytes = values * np.dtype(preprocessing.pixel_type).itemsize
         if not augmentation.resized_crop and len(dataset) * image_bytes <= held_bytes:
             reader.hold(_affordable(workers, min(_HELD_AT_ONCE, len(dataset)) * image_bytes))
             workers = workers if augmentation.policy or augmentation.erasing else 0
@@ -423,7 +426,7 @@ class ImageLoader:
             if len(index) < self.sampler.smallest:
                 at.owed += self.sampler.shares > 1
                 continue
-            batch = images.permute(0, 3, 1, 2), labels[index], index
+            batch = images.movedim(-1, 1), labels[index], index
             served += 1
             at.left = at.left or 1 + at.owed
             at.owed = 0
@@ -599,16 +602,21 @@ class _Reader:
             try:
                 if crops:
                     image: Image.Image | NDArray[Any]
+                    height, width = size
                     if self.preprocessing.window is None:
                         image, box = open_region(
-                            source, draw_box, size=size, channels=channels, decode_jpeg=decode_jpeg
+                            source, draw_box, size=(height, width), channels=channels, decode_jpeg=decode_jpeg
                         )
                     else:
                         opened = self.preprocessing.open(source)
                         assert isinstance(opened, WindowedImage)
                         image, box = opened.values, draw_box(*opened.size)
                     pixels[len(read)] = resized_crop(
-                        image, box, size=size, interpolation=self.preprocessing.interpolation, mirror=mirror
+                        image,
+                        box,
+                        size=(height, width),
+                        interpolation=self.preprocessing.interpolation,
+                        mirror=mirror,
                     )
                 else:
                     pixels[len(read)] = self.preprocessing.pixels(source)

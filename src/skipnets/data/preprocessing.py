@@ -1,6 +1,7 @@
 """The one way from an image to a model's input: in validation, evaluation, prediction and serving.
 
-Pillow and numpy only, so that predicting needs no torch. N batch, C channels, H height, W width.
+Pillow and numpy only, so that predicting needs no torch. N batch, C channels, H height, W width; of signals L
+length, of volumes D depth. Signals and volumes are arrays of the input's size, which are scaled and no more.
 
 Images of 8 bits stay uint8 until they are normalized. Others are windowed: a range of their values becomes
 float32 from 0 (black) to 255 (white), and what follows is the same.
@@ -9,6 +10,7 @@ float32 from 0 (black) to 255 (white), and what follows is the same.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
@@ -28,9 +30,9 @@ from skipnets.data.decoding import (
     source_name,
     window_values,
 )
-from skipnets.data.listing import channel_word
-from skipnets.data.raster import WindowedImage
-from skipnets.errors import UserError, listed, near_matches
+from skipnets.data.listing import channel_word, counted
+from skipnets.data.raster import Values, WindowedImage
+from skipnets.errors import UserError, listed, near_matches, one_line
 
 __all__ = ["FITS", "INTERPOLATIONS", "VOI", "ImageDecodeError", "Preprocessing"]
 
@@ -65,7 +67,8 @@ class Preprocessing:
     Normalize on a PIL image.
 
     Args:
-        size: Height and width of the input in pixels; one number for a square.
+        size: Height and width of the input in pixels; one number for a square. `(L,)` is the length of
+            signals, `(D, H, W)` are the sides of volumes.
         fit: What happens to an image of another shape. "pad": all of it is seen, centered on the mean
             color. "crop": the middle is seen. "stretch": all of it is seen, distorted.
         crop_fraction: For "crop", which share of the resized image's shorter side is kept, in (0, 1]:
@@ -84,7 +87,7 @@ class Preprocessing:
         UserError: A value is impossible.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     fit: str = "pad"
     crop_fraction: float = 1.0
     channels: int = 3
@@ -109,7 +112,7 @@ class Preprocessing:
         bits: int = 8,
         shown_channels: Sequence[int] = (0, 1, 2),
     ) -> None:
-        height, width = _height_width(size)
+        sides = _sides(size)
         if not isinstance(fit, str) or fit not in FITS:
             raise UserError(f"fit={fit!r}: must be one of {', '.join(FITS)}{near_matches(str(fit), FITS)}")
         if not (_is_number(crop_fraction) and 0 < crop_fraction <= 1):
@@ -130,7 +133,7 @@ class Preprocessing:
                 f"{near_matches(str(interpolation), INTERPOLATIONS)}"
             )
         values: dict[str, Any] = {
-            "size": (height, width),
+            "size": sides,
             "fit": fit,
             "crop_fraction": float(crop_fraction),
             "channels": channels,
@@ -148,8 +151,39 @@ class Preprocessing:
                 f"mean={values['mean']}, std={values['std']}: must be in units where white is 1, "
                 f"std at least {_SMALLEST_STD:g}, both at most {_LARGEST:g}"
             )
+        if len(sides) != 2 and (fit != "pad" or crop_fraction != 1 or window == VOI):
+            raise UserError(f"size={sides}: must be of images for a fit, a crop or the window of a file")
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def dims(self) -> int:
+        """Spatial axes: 1 of signals, 2 of images, 3 of volumes."""
+        return len(self.size)
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Height and width of the input.
+
+        Raises:
+            UserError: If the input is a signal or a volume.
+        """
+        self.require_images("images")
+        height, width = self.size
+        return height, width
+
+    def require_images(self, what: str) -> None:
+        """Refuse what is made for images.
+
+        Args:
+            what: What is made for them, as the message's beginning.
+
+        Raises:
+            UserError: If the input is a signal or a volume.
+        """
+        if self.dims != 2:
+            kind = "signals" if self.dims == 1 else "volumes"
+            raise UserError(f"{what}: takes models of images, not of {kind}, as this one is")
 
     @property
     def pixel_type(self) -> Literal["uint8", "float32"]:
@@ -165,7 +199,9 @@ class Preprocessing:
 
         Raises:
             ImageDecodeError: It cannot be read.
+            UserError: The input is a signal or a volume.
         """
+        self.require_images("images")
         if self.window is None:
             return open_image(source, self.channels, max_pixels=max_pixels)
         if isinstance(source, WindowedImage):
@@ -211,11 +247,17 @@ class Preprocessing:
         )
 
     def pixels(self, image: Source) -> NDArray[Any]:
-        """The image at the input's size, before normalization: (H, W, C), from 0 to 255, of `pixel_type`."""
+        """The image at the input's size, before normalization: (H, W, C), from 0 to 255, of `pixel_type`.
+
+        Raises:
+            ImageDecodeError: It cannot be read; a signal or volume is no array of the input's size.
+        """
+        if self.dims != 2:
+            return self._values(image)
         opened = self.open(image)
         resized_width, resized_height, _, _ = self._layout(*opened.size)
         if resized_width * resized_height > MAX_PIXELS:
-            (width, height), (rows, columns) = opened.size, self.size
+            (width, height), (rows, columns) = opened.size, self.height_width
             raise ImageDecodeError(
                 f"image of {height}×{width} pixels: too elongated to be cut to {rows}×{columns}"
             )
@@ -230,7 +272,7 @@ class Preprocessing:
 
     def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
         """An image of 8 bits at the input's size."""
-        height, width = self.size
+        height, width = self.height_width
         resized_width, resized_height, left, top = self._layout(*image.size)
         if image.size != (resized_width, resized_height):
             image = image.resize((resized_width, resized_height), INTERPOLATIONS[self.interpolation])
@@ -244,7 +286,7 @@ class Preprocessing:
 
     def _fitted_values(self, image: WindowedImage) -> NDArray[np.float32]:
         """A windowed image at the input's size."""
-        height, width = self.size
+        height, width = self.height_width
         resized_width, resized_height, left, top = self._layout(*image.size)
         values = resize_values(image.values, (resized_width, resized_height), self.interpolation)
         canvas = np.empty((height, width, self.channels), dtype=np.float32)
@@ -256,14 +298,15 @@ class Preprocessing:
 
     def planes(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """(N, H, W, C) pixels → (N, C, H, W), for a network that normalizes by itself."""
-        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        return np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
 
     def normalize(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """(N, H, W, C) pixels → (N, C, H, W) float32 input."""
-        inputs = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        inputs = np.moveaxis(pixels, -1, 1).astype(np.float32, order="C")
+        channel = (-1, *[1] * self.dims)
         inputs /= np.float32(255)
-        inputs -= np.asarray(self.mean, dtype=np.float32)[:, None, None]
-        inputs /= np.asarray(self.std, dtype=np.float32)[:, None, None]
+        inputs -= np.asarray(self.mean, dtype=np.float32).reshape(channel)
+        inputs /= np.asarray(self.std, dtype=np.float32).reshape(channel)
         return inputs
 
     def __call__(self, image: Source) -> NDArray[np.float32]:
@@ -279,8 +322,8 @@ class Preprocessing:
 
     def summary(self) -> str:
         """Size, channels, fit and window in a few words."""
-        height, width = self.size
-        words = [f"{height}×{width}", channel_word(self.channels), self.fit]
+        words = ["×".join(map(str, self.size))]
+        words += [channel_word(self.channels), self.fit] if self.dims == 2 else []
         if self.window == VOI:
             words.append("each file's own window")
         elif self.window is not None:
@@ -313,7 +356,7 @@ class Preprocessing:
 
     def _layout(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Width and height after the resize, and where the input's left and top edge lie in that."""
-        input_height, input_width = self.size
+        input_height, input_width = self.height_width
         if self.fit == "stretch":
             return input_width, input_height, 0, 0
         if self.fit == "crop":
@@ -336,6 +379,36 @@ class Preprocessing:
             (resized_width - input_width) // 2,
             (resized_height - input_height) // 2,
         )
+
+    def _values(self, source: Source) -> NDArray[Any]:
+        """A signal or volume, (…, C): its values from 0 to 255, of `pixel_type`."""
+        name = source_name(source)
+        wanted = "×".join(map(str, self.size))
+        if isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(".npy"):
+            try:
+                source = np.load(source, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise ImageDecodeError(f"{name}: is no array of numbers ({one_line(error)})") from error
+        if not isinstance(source, np.ndarray):
+            raise ImageDecodeError(
+                f"{name}: must be an array of {wanted} numbers, in memory or in a .npy file"
+            )
+        array = source[..., None] if source.ndim == self.dims else source
+        if array.shape != (*self.size, self.channels) or array.dtype.kind not in "biuf":
+            raise ImageDecodeError(
+                f"{name}: must be {wanted} numbers of {counted(self.channels, 'channel')}, not "
+                f"{source.dtype} of shape {source.shape}; the network takes the size of its training"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ImageDecodeError(f"{name}: has values that are not finite")
+        if self.window is None:
+            if array.dtype != np.uint8:
+                raise ImageDecodeError(
+                    f"{name}: must be uint8, as the training's values were, not {array.dtype}"
+                )
+            return np.asarray(array)
+        low, high = np.array(self.window, dtype=np.float64).T
+        return window_values(Values(array=array, bits=8 * array.itemsize), low, high)
 
     def _padding_color(self) -> int | tuple[int, ...]:
         color = tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
@@ -392,13 +465,13 @@ def _checked_shown(shown: Sequence[int], channels: int) -> tuple[int, int, int]:
     return shown[0], shown[1], shown[2]
 
 
-def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(pair) != 2 or not all(map(_is_whole, pair)) or min(pair) < 1:
+def _sides(size: int | Sequence[int]) -> tuple[int, ...]:
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(sides) not in (1, 2, 3) or not all(map(_is_whole, sides)) or min(sides) < 1:
         raise UserError(f"size={size!r}: must be a positive number of pixels, or height and width")
-    if pair[0] * pair[1] > MAX_PIXELS:
+    if math.prod(sides) > MAX_PIXELS:
         raise UserError(f"size={size!r}: must be at most {MAX_PIXELS:,} pixels in all")
-    return pair[0], pair[1]
+    return sides
 
 
 def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:

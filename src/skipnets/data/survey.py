@@ -254,6 +254,8 @@ def _targets(dataset: ImageDataset) -> list[dict[str, Any]]:
 
 def _values(dataset: ImageDataset) -> MeasuredWindow | None:
     """The values of some images, where they are to be windowed."""
+    if dataset.dims != 2:
+        return None
     try:
         channels = dataset.channels
         if dataset.bits <= 8 and channels in (1, 3):
@@ -267,7 +269,7 @@ def _values(dataset: ImageDataset) -> MeasuredWindow | None:
 
 def _headers(dataset: ImageDataset, most: int | None) -> tuple[list[Header], dict[str, str], int]:
     if dataset.images is not None:
-        return [read_header(dataset.images[0])], {}, len(dataset)
+        return dataset.some_headers[:1], {}, len(dataset)
     step = 1 if most is None else max(-(-len(dataset) // most), 1)
     positions = range(0, len(dataset), step)
 

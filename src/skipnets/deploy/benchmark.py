@@ -182,6 +182,7 @@ def compare_speeds(
     # PyTorch has the weights that the other runtimes are made of; an export runs in its own.
     runtime = "auto" if isinstance(model, str | os.PathLike) and export_format(model) is not None else "torch"
     classifier = as_classifier(model, runtime=runtime, device="cpu", threads=threads)
+    classifier.preprocessing.require_images("benchmark")
     if classifier.export is not None:
         candidates = [exported_candidate(classifier)]
     else:
@@ -193,7 +194,7 @@ def compare_speeds(
             calibration=calibration,
         )
     graph = network_graph(config_from_dict(classifier.architecture))
-    total_macs = sum(macs(graph, *classifier.preprocessing.size))
+    total_macs = sum(macs(graph, classifier.preprocessing.size))
     rate = _sgemm_rate(threads)
     rows = [
         row
@@ -202,7 +203,7 @@ def compare_speeds(
     ]
     return SpeedTable(
         model=str(classifier.path or classifier.architecture["name"]),
-        size=classifier.preprocessing.size,
+        size=classifier.preprocessing.height_width,
         macs=total_macs,
         sgemm_macs=rate,
         machine=machine(threads),

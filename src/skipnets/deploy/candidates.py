@@ -60,7 +60,7 @@ def candidates_for(
     baseline = torchvision_network(model.config, model.state_dict())
     label = "torchvision" if baseline is not None else "as trained"
     plain = model if baseline is None else baseline
-    size = classifier.preprocessing.size
+    size = classifier.preprocessing.height_width
     candidates = [
         Candidate(name=f"{label}, eager", predict=in_pytorch(plain, torch.contiguous_format), baseline=True),
         Candidate(

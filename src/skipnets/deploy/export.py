@@ -154,6 +154,7 @@ def export_model(
     quantization = None
     if int8:
         assert calibration is not None
+        classifier.preprocessing.require_images("int8")
         dataset = open_calibration(calibration, classifier)
         quantization = Quantization(dataset=dataset, max_drop=max_drop, is_right=judge(classifier))
     exporter = Exporter(
@@ -292,8 +293,8 @@ def _time_one_image(paths: dict[str, Path]) -> dict[str, float]:
     candidates: dict[str, Callable[[], object]] = {}
     for name, path in paths.items():
         classifier = load(path, device="cpu")
-        height, width = classifier.preprocessing.size
-        batch = np.zeros((1, classifier.preprocessing.channels, height, width), classifier.runtime.input_type)
+        shape = (1, classifier.preprocessing.channels, *classifier.preprocessing.size)
+        batch = np.zeros(shape, classifier.runtime.input_type)
         candidates[name] = partial(classifier.logits, batch)
     return {name: timing.median for name, timing in alternate(candidates, seconds=SECONDS_PER_CHOICE).items()}
 

@@ -25,6 +25,7 @@ from skipnets.description import Task
 from skipnets.errors import missing_extra, needs_extra
 from skipnets.models.backbone import Backbone
 from skipnets.runtimes.graph_format import (
+    AXIS_NAMES,
     FEATURES,
     IMAGES,
     LOGITS,
@@ -121,25 +122,25 @@ def simplify(model: Backbone[Any], preprocessing: Preprocessing, input_type: Inp
     return model
 
 
-def trace(model: Backbone[Any], size: tuple[int, int], input_type: InputType) -> torch.export.ExportedProgram:
+def trace(model: Backbone[Any], size: Sequence[int], input_type: InputType) -> torch.export.ExportedProgram:
     """Trace a network for any number of images of any size that the architecture allows.
 
     Args:
         model: From `simplify`.
-        size: Usual height and width of the images.
+        size: Usual height and width of the images; sides of volumes, length of signals.
         input_type: Input type of the graph.
     """
     return _trace(_Deployed(model), model, size, input_type)
 
 
 def trace_ensemble(
-    models: Sequence[Backbone[Any]], size: tuple[int, int], input_type: InputType, *, task: Task
+    models: Sequence[Backbone[Any]], size: Sequence[int], input_type: InputType, *, task: Task
 ) -> torch.export.ExportedProgram:
     """Trace networks of one architecture as a single graph that averages their probabilities, or numbers.
 
     Args:
         models: From `simplify`.
-        size: Usual height and width of the images.
+        size: Usual height and width of the images; sides of volumes, length of signals.
         input_type: Input type of the graph.
         task: What the networks' outputs are.
     """
@@ -148,19 +149,20 @@ def trace_ensemble(
 
 
 def _trace(
-    deployed: nn.Module, model: Backbone[Any], size: tuple[int, int], input_type: InputType
+    deployed: nn.Module, model: Backbone[Any], size: Sequence[int], input_type: InputType
 ) -> torch.export.ExportedProgram:
     smallest = model.config.smallest_size
     # Two images, not square, and no extent of 1: torch.export would specialize on equal sizes.
-    height, width = (max(side, 2 * smallest) for side in size)
-    shape = (2, model.config.in_chans, height, width + 1 if height == width else width)
+    sides: list[int] = []
+    for side in size:
+        larger = max(side, 2 * smallest)
+        sides.append(next(each for each in range(larger, larger + 3) if each not in sides))
+    shape = (2, model.config.in_chans, *sides)
 
     def export(least: int) -> torch.export.ExportedProgram:
-        dynamic = {
-            0: torch.export.Dim("batch", min=1),
-            2: torch.export.Dim("height", min=least),
-            3: torch.export.Dim("width", min=least),
-        }
+        dynamic = {0: torch.export.Dim("batch", min=1)}
+        for axis, name in enumerate(AXIS_NAMES[model.config.dims], 2):
+            dynamic[axis] = torch.export.Dim(name, min=least)
         return torch.export.export(
             deployed.eval(),
             (torch.zeros(shape, dtype=getattr(torch, input_type)),),
@@ -257,10 +259,9 @@ def _quiet_exporter() -> Iterator[None]:
 def _name_dimensions(graph: Any) -> None:
     """Name the dynamic dimensions, in place of the exporter's symbols."""
     names = {}
-    for name, dimension in zip(
-        ("batch", "", "height", "width"), graph.graph.input[0].type.tensor_type.shape.dim, strict=True
-    ):
-        if name and dimension.dim_param:  # an own network's height and width are numbers
+    dimensions = graph.graph.input[0].type.tensor_type.shape.dim
+    for name, dimension in zip(("batch", "", *AXIS_NAMES[len(dimensions) - 2]), dimensions, strict=True):
+        if name and dimension.dim_param:  # an own network's sides are numbers
             names[dimension.dim_param] = name
     for value in (*graph.graph.input, *graph.graph.output):
         for dimension in value.type.tensor_type.shape.dim:

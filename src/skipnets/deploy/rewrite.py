@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from skipnets.models import spatial
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
 from skipnets.models.graph import Convolution, Graph, Norm, Operation, Pool
@@ -44,7 +45,7 @@ def fold_norms(model: Network) -> Network:
     rewritten = _evaluated_copy(model)
     for convolution, norm in _followed_by(network_graph(model.config), Convolution, Norm):
         first, second = (rewritten.get_submodule(operation.name) for operation in (convolution, norm))
-        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+        if isinstance(first, spatial.Convolution) and isinstance(second, spatial.BatchNorm):
             dtype = first.weight.dtype
             folded = fuse_conv_bn_eval(first.double(), second.double()).to(dtype)
             rewritten.set_submodule(convolution.name, folded.requires_grad_(False))
@@ -89,14 +90,13 @@ def normalize_inside(model: Network, mean: Sequence[float], std: Sequence[float]
     """
     rewritten = _evaluated_copy(model)
     name = network_graph(model.config).first_convolution.name
-    convolution = cast(nn.Conv2d, rewritten.get_submodule(name))
-    factor = 1 / (255 * torch.tensor(std, dtype=torch.float64))
+    convolution = cast(spatial.Convolution, rewritten.get_submodule(name))
+    channel = (-1, *[1] * model.config.dims)
+    factor = 1 / (255 * torch.tensor(std, dtype=torch.float64).view(channel))
     center = 255 * torch.tensor(mean, dtype=torch.float64)
     dtype = convolution.weight.dtype
     scaled = copy.deepcopy(convolution)
-    scaled.weight = nn.Parameter(
-        (convolution.weight.double() * factor[:, None, None]).to(dtype), requires_grad=False
-    )
+    scaled.weight = nn.Parameter((convolution.weight.double() * factor).to(dtype), requires_grad=False)
     rewritten.set_submodule(name, CenteredConvolution(center.to(dtype), scaled))
     return rewritten
 
@@ -109,14 +109,16 @@ class CenteredConvolution(nn.Module):
         convolution: Takes centered pixels; its padding is the mean color.
     """
 
-    def __init__(self, center: Tensor, convolution: nn.Conv2d) -> None:
+    def __init__(self, center: Tensor, convolution: spatial.Convolution) -> None:
         super().__init__()
-        self.center = nn.Parameter(center[:, None, None], requires_grad=False)
+        channel = (-1, *[1] * (convolution.weight.ndim - 2))
+        self.center = nn.Parameter(center.view(channel), requires_grad=False)
         self.convolution = convolution
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) pixels 0–255, uint8 or float → (N, out_channels, …)."""
-        return self.convolution(pixels.to(self.center.dtype) - self.center)
+        convolved: Tensor = self.convolution(pixels.to(self.center.dtype) - self.center)
+        return convolved
 
 
 def _evaluated_copy(model: Network) -> Network:

@@ -126,7 +126,7 @@ def _readable(sources: list[Any], name: str, preprocessing: Preprocessing) -> li
     readable = []
     for source in sources:
         try:
-            preprocessing.open(source)
+            preprocessing.pixels(source)
         except ImageDecodeError:
             continue
         readable.append(source)
@@ -140,6 +140,11 @@ def _generated(count: int, preprocessing: Preprocessing) -> list[NDArray[Any]]:
     windowed = preprocessing.window is not None
     channels = preprocessing.channels if windowed or preprocessing.channels > 1 else 3
     generator = np.random.default_rng(0)
+    if preprocessing.dims != 2:
+        shape = (*preprocessing.size, preprocessing.channels)
+        return [
+            preprocessing.unwindowed(generator.integers(0, 256, shape, dtype=np.uint8)) for _ in range(count)
+        ]
     images = []
     for _ in range(count):
         height, width = (int(side) for side in generator.integers(24, 400, 2))

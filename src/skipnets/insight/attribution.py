@@ -145,6 +145,7 @@ def explain(
     if method not in METHODS:
         raise UserError(f"method={method}: must be one of {', '.join(METHODS)}")
     classifier = as_classifier(model, runtime="torch")
+    classifier.preprocessing.require_images("explain")
     for label in classes or ():
         if label not in classifier.classes:
             raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")
@@ -251,7 +252,7 @@ def _explanations(
                     grid=np.mean(grids_of_models, axis=0) * (1 if raised else -1),
                     position=position,
                     box=preprocessing.geometry(*image.size),
-                    input_size=preprocessing.size,
+                    input_size=preprocessing.height_width,
                     value=float(answers[target]) if is_number else None,
                     raised=raised,
                 )
@@ -298,11 +299,11 @@ def _attribute(
 
 def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     """The module of a named stage, and the positions of its map's values in the input."""
-    size = classifier.preprocessing.size
+    size = classifier.preprocessing.height_width
     if (layers := _layers(classifier)) is not None:
         return _layer(layers, size, stage)
     graph = network_graph(classifier.members[0].model.config)
-    shapes, stages = graph.shapes(*size), _stages(classifier)
+    shapes, stages = graph.shapes(size), _stages(classifier)
     if stage == "auto":
         fine = [name for name, (_, value) in stages.items() if min(shapes[value][1:]) >= FINE_ENOUGH]
         stage = fine[-1] if fine else next(iter(stages))

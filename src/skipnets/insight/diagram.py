@@ -59,7 +59,7 @@ def draw_diagram(
     *,
     output: str | os.PathLike[str],
     block: int | None = None,
-    input_size: int | tuple[int, int] | None = None,
+    input_size: int | tuple[int, ...] | None = None,
     **fields: Any,
 ) -> Path:
     """Draw a diagram of one or more networks, or of one of their blocks, to a file.
@@ -69,7 +69,8 @@ def draw_diagram(
             several of them, which are drawn side by side, stages of equal map size at the same height.
         output: An .svg, .png or .pdf file.
         block: Which dense block or residual stage to draw alone, counted from 1; None draws all.
-        input_size: Height and width of the images; None uses each model's default size.
+        input_size: Height and width of the images, or as many sides as the input has; None uses each model's
+            default size.
         fields: Configuration fields to replace; for registry names only.
 
     Returns:
@@ -94,11 +95,11 @@ def draw_diagram(
 
 
 def _drawing(
-    source: Source, block: int | None, input_size: int | tuple[int, int] | None, fields: dict[str, Any]
+    source: Source, block: int | None, input_size: int | tuple[int, ...] | None, fields: dict[str, Any]
 ) -> _Drawing:
     architecture = architecture_of(source, **fields)
     graph = architecture.graph
-    rows = layers(graph, *architecture.image_size(input_size))
+    rows = layers(graph, architecture.image_size(input_size))
     all_panels = _panels(rows)
     if block is not None:
         blocks = [panel for panel in all_panels if not isinstance(panel, Strip)]
@@ -154,7 +155,7 @@ def _figure(drawings: Sequence[_Drawing]) -> Figure:
 def _tops(drawings: Sequence[_Drawing], width: float) -> list[list[float]]:
     """Top of each panel; panels of a shared map size start at the same height, heads too."""
 
-    def level_of(panel: Panel) -> tuple[tuple[int, int], bool]:
+    def level_of(panel: Panel) -> tuple[tuple[int, ...], bool]:
         return panel.map_size, panel.title != "head"
 
     columns = [
@@ -194,8 +195,9 @@ def _panels(rows: Sequence[Layer]) -> list[Panel]:
     largest = max(layer.output[1] for layer in rows if layer.kind in ("dense block", "stage"))
     result: list[Panel] = []
     ungrouped: list[Layer] = []
-    _, height, width = image = rows[0].input
-    result.append(Strip(map_size=(height, width), title="input", text="an image", result=_text(image)))
+    _, *sides = image = rows[0].input
+    given = {1: "a signal", 2: "an image", 3: "a volume"}[len(sides)]
+    result.append(Strip(map_size=tuple(sides), title="input", text=given, result=_text(image)))
     numbers: Counter[str] = Counter()
     for layer in (layer for layer in rows if layer.depth == 1):
         numbers[layer.kind] += 1
@@ -218,11 +220,11 @@ def _strips(layers: Sequence[Layer], title: str) -> list[Panel]:
     if not layers:
         return []
     words = [word for word in map(_word, layers) if word]
-    first = next(layer for layer in layers if len(layer.input) == 3)
+    first = next(layer for layer in layers if len(layer.input) > 1)
     size = (first.input if title == "head" else layers[-1].output)[1:]
     return [
         Strip(
-            map_size=(size[0], size[1]),
+            map_size=size,
             title=title,
             text=" → ".join(words),
             result=_text(layers[-1].output) + (" classes" if title == "head" else ""),
@@ -233,7 +235,7 @@ def _strips(layers: Sequence[Layer], title: str) -> list[Panel]:
 def _transition(layer: Layer, parts: Sequence[Layer], title: str) -> Strip:
     words = [word for word in map(_word, parts) if word]
     return Strip(
-        map_size=(layer.output[1], layer.output[2]),
+        map_size=layer.output[1:],
         title=title,
         text=" → ".join(words),
         result=f"{_text(layer.input)} → {_text(layer.output)}",
@@ -242,7 +244,7 @@ def _transition(layer: Layer, parts: Sequence[Layer], title: str) -> Strip:
 
 def _dense_panel(rows: Sequence[Layer], layer: Layer, title: str, largest: int) -> DenseBlockPanel:
     return DenseBlockPanel(
-        map_size=(layer.output[1], layer.output[2]),
+        map_size=layer.output[1:],
         title=title,
         channels=(layer.input[0], *(inner.output[0] for inner in inside(rows, layer))),
         largest_map=largest,
@@ -261,7 +263,7 @@ def _residual_panel(rows: Sequence[Layer], layer: Layer, title: str, largest: in
             )
         )
     return ResidualPanel(
-        map_size=(layer.output[1], layer.output[2]),
+        map_size=layer.output[1:],
         title=title,
         channels=layer.output[0],
         blocks=tuple(blocks),
@@ -288,7 +290,7 @@ def _shortcut(parts: Sequence[Layer]) -> panels.Shortcut:
 
 
 def _word(layer: Layer) -> str:
-    kernel = f"{layer.kernel[0]}×{layer.kernel[1]} " if layer.kernel else ""
+    kernel = f"{_text(layer.kernel)} " if layer.kernel else ""
     stride = f" /{layer.stride[0]}" if layer.stride and layer.stride[0] > 1 else ""
     names = {
         **dict.fromkeys(_CONVOLUTIONS, f"{kernel}conv{stride}"),

@@ -252,6 +252,7 @@ def reuse(model: str | os.PathLike[str] | Classifier, images: Images | None = No
             neither dense nor residual blocks.
     """
     classifier = as_classifier(model, runtime="torch")
+    classifier.preprocessing.require_images("reuse")
     network = classifier.model
     name = network.config.name
     graph = network_graph(network.config)

@@ -1,6 +1,6 @@
 """A network's graph as a list of layers with shapes and costs for one image: the rows of a summary.
 
-Shapes: C channels, H height, W width, of one image.
+Shapes: C channels, H height, W width, of one image; (C, L) of a signal, (C, D, H, W) of a volume.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Layer:
         kind: Kind of layer, for example "dense block" or "convolution".
         depth: 1 for a stage, 2 for the layers in a stage, and so on.
         parts: Whether it consists of other layers, which follow it.
-        kernel: Height and width of the window; None where there is none.
+        kernel: Height and width of the window, or as many numbers as the maps have axes; None where there is
+            none.
         stride: Stride of the window.
         input: Shape of the input: (C, H, W) or (C,).
         output: Shape of the output.
@@ -72,8 +73,8 @@ class Layer:
     kind: str
     depth: int
     parts: bool
-    kernel: tuple[int, int] | None
-    stride: tuple[int, int] | None
+    kernel: tuple[int, ...] | None
+    stride: tuple[int, ...] | None
     input: Shape
     output: Shape
     parameters: int
@@ -84,12 +85,16 @@ class Layer:
     receptive_field: int | None
 
 
-def layers(graph: Graph, height: int, width: int) -> list[Layer]:
+def layers(graph: Graph, size: Sequence[int]) -> list[Layer]:
     """List a network's layers in execution order, each before its parts.
 
     Dropout is left out; a concatenation or addition is part of the block that contains it.
+
+    Args:
+        graph: The network.
+        size: Height and width of an image.
     """
-    rows = _Rows(graph, height, width)
+    rows = _Rows(graph, size)
     scopes = [scope for scope in graph.scopes if scope.kind != "stem"]
     result: list[Layer] = []
     stops: list[tuple[str, int]] = []  # Open scopes: path, and index after their last operation.
@@ -109,14 +114,14 @@ def layers(graph: Graph, height: int, width: int) -> list[Layer]:
 class _Rows:
     """Builds the rows of one network."""
 
-    def __init__(self, graph: Graph, height: int, width: int) -> None:
+    def __init__(self, graph: Graph, size: Sequence[int]) -> None:
         self._graph = graph
-        self._shapes = graph.shapes(height, width)
+        self._shapes = graph.shapes(size)
         self._grids = grids(graph)
-        self._macs = macs(graph, height, width)
+        self._macs = macs(graph, size)
         sizes, kept = value_bytes(self._shapes), set[int]()
         self._kept = []
-        for step in steps(graph, height, width):
+        for step in steps(graph, size):
             self._kept.append(sum(sizes[index] for index in {*step.keeps} - kept) + step.keeps_besides)
             kept |= {*step.keeps}
 
@@ -129,7 +134,7 @@ class _Rows:
         if parts or window is None:
             kernel = stride = None
         else:
-            kernel, stride = (window.kernel, window.kernel), (window.stride, window.stride)
+            kernel, stride = (window.kernel,) * window.dims, (window.stride,) * window.dims
         return Layer(
             path=path,
             kind=kind,
@@ -143,7 +148,7 @@ class _Rows:
             formula="" if parts else _formula(operations[0]),
             macs=sum(self._macs[place] for place in inside),
             kept=sum(self._kept[place] for place in inside),
-            step=self._grids[output].step if len(self._shapes[output]) == 3 else None,
+            step=self._grids[output].step if len(self._shapes[output]) > 1 else None,
             receptive_field=self._grids[output].receptive_field,
         )
 
@@ -175,7 +180,7 @@ def _formula(operation: Operation) -> str:
     if isinstance(operation, Convolution):
         groups = operation.groups
         inputs = f"{operation.in_channels}" if groups == 1 else f"({operation.in_channels}÷{groups})"
-        weights = f"{operation.kernel}×{operation.kernel}×{inputs}"
+        weights = "×".join([*[str(operation.kernel)] * operation.dims, inputs])
         return f"{f'({weights} + 1)' if operation.bias else weights}×{operation.out_channels} = {total}"
     if isinstance(operation, Linear):
         return f"({operation.in_features} + 1)×{operation.out_features} = {total}"

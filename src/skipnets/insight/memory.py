@@ -61,7 +61,7 @@ def training_memory(
     source: Source,
     *,
     batch_size: int,
-    input_size: int | tuple[int, int] | None = None,
+    input_size: int | tuple[int, ...] | None = None,
     execution: BlockExecution = "plain",
     remembered: int = 1,
     program: int | None = None,
@@ -72,7 +72,8 @@ def training_memory(
     Args:
         source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
         batch_size: Images per training step.
-        input_size: Height and width of the images; None uses the model's default size.
+        input_size: Height and width of the images, or as many sides as the input has; None uses the model's
+            default size.
         execution: How blocks run in training: "plain", "linear" or "linear-recompute". Blocks that do not
             support it run as "plain", as in training.
         remembered: Values of optimizer state per parameter: 0 for plain SGD, 1 with momentum, 2 for AdamW;
@@ -93,7 +94,7 @@ def largest_batch(
     source: Source,
     memory: str | int,
     *,
-    input_size: int | tuple[int, int] | None = None,
+    input_size: int | tuple[int, ...] | None = None,
     execution: BlockExecution = "plain",
     remembered: int = 1,
     program: int | None = None,
@@ -153,7 +154,7 @@ class _Plan:
     def __init__(
         self,
         source: Source,
-        input_size: int | tuple[int, int] | None,
+        input_size: int | tuple[int, ...] | None,
         execution: BlockExecution,
         remembered: int,
         program: int | None,
@@ -172,8 +173,8 @@ class _Plan:
         self._weights = weight_bytes(graph)
         self._gradients = FLOAT_BYTES * graph.parameter_count()
         self._optimizer = remembered * self._gradients
-        self._steps = steps(graph, *size, execution)
-        self._values = value_bytes(graph.shapes(*size))
+        self._steps = steps(graph, size, execution)
+        self._values = value_bytes(graph.shapes(size))
 
     def memory(self, batch_size: int) -> TrainingMemory:
         """The estimate for a batch size."""

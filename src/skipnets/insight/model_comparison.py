@@ -147,7 +147,7 @@ def _row(config: ModelConfig, batch_size: int, speeds: ChoiceFile) -> ComparedMo
         name=config.name,
         size=size,
         parameters=graph.parameter_count(),
-        macs=sum(macs(graph, size, size)),
+        macs=sum(macs(graph, (size, size))),
         top1=published.top1 if published else None,
         weights=published.weights if published else "",
         source=published.source if published else "",

@@ -237,6 +237,7 @@ def search(
     """
     check_at_least_1(count=count, batch_size=batch_size, workers=workers)
     classifier = as_classifier(model)
+    classifier.preprocessing.require_images("search")
     # Dictionaries, so that an image that is named twice is taken once.
     sources = dict(named_sources(images, classifier.preprocessing))
     queries = dict(named_sources(query, classifier.preprocessing))

@@ -44,8 +44,8 @@ class Panel(Protocol):
     """
 
     @property
-    def map_size(self) -> tuple[int, int]:
-        """Height and width of its feature maps."""
+    def map_size(self) -> tuple[int, ...]:
+        """Height and width of its feature maps; the length of a signal's, the depth, too, of a volume's."""
         ...
 
     @property
@@ -66,7 +66,7 @@ class Panel(Protocol):
 class Strip:
     """A narrow panel: a few words on its layers, and the output shape."""
 
-    map_size: tuple[int, int]
+    map_size: tuple[int, ...]
     title: str
     text: str
     result: str
@@ -98,7 +98,7 @@ class DenseBlockPanel:
         largest_map: Height of the network's largest map, to draw map sizes to scale.
     """
 
-    map_size: tuple[int, int]
+    map_size: tuple[int, ...]
     title: str
     channels: tuple[int, ...]
     largest_map: int
@@ -140,17 +140,16 @@ class DenseBlockPanel:
         return 0.55 + 0.006 * min(self.layers, 64)
 
     def _label(self, axes: Axes, left: float, top: float) -> None:
-        height, width = self.map_size
         connections = self.layers * (self.layers + 1) // 2
         _write(axes, left + 0.1, top - 0.2, self.title, size=10, bold=True)
         lines = (
             f"{self.layers} layers, each adds {self.channels[-1]}",
             f"{connections:,} connections",
-            f"maps of {height}×{width}",
+            f"maps of {'×'.join(map(str, self.map_size))}",
         )
         for index, line in enumerate(lines):
             _write(axes, left + 0.1, top - 0.4 - 0.165 * index, line, size=8, color=SOFT_INK)
-        _map_square(axes, left + 0.1, top - 0.9, height, self.largest_map)
+        _map_square(axes, left + 0.1, top - 0.9, self.map_size[0], self.largest_map)
 
     def _arcs(self, axes: Axes, xs: Sequence[float], y: float, width: float, colors: Sequence[RGBA]) -> None:
         """The L(L+1)/2 connections: from every source 0 … L−1 to every later layer."""
@@ -245,7 +244,7 @@ class ResidualPanel:
         largest_map: Height of the network's largest map, to draw map sizes to scale.
     """
 
-    map_size: tuple[int, int]
+    map_size: tuple[int, ...]
     title: str
     channels: int
     blocks: tuple[ResidualBlock, ...]
@@ -289,16 +288,15 @@ class ResidualPanel:
         return _square_side(self.map_size[0], self.largest_map)
 
     def _label(self, axes: Axes, left: float, top: float, panel_width: float) -> None:
-        height, width = self.map_size
         _write(axes, left + 0.1, top - 0.2, self.title, size=10, bold=True)
         count = len(self.blocks)
         lines = [f"{count} block{'s' if count > 1 else ''}, {self.channels} channels"]
-        lines += [f"maps of {height}×{width}"]
+        lines += [f"maps of {'×'.join(map(str, self.map_size))}"]
         if self._distance(panel_width) < _WIDE:
             lines += [" → ".join(text.split(",")[0] for text in self.blocks[-1].branch)]
         for index, line in enumerate(lines):
             _write(axes, left + 0.1, top - 0.4 - 0.165 * index, line, size=8, color=SOFT_INK)
-        _map_square(axes, left + 0.1, top - 0.4 - 0.165 * len(lines), height, self.largest_map)
+        _map_square(axes, left + 0.1, top - 0.4 - 0.165 * len(lines), self.map_size[0], self.largest_map)
 
     def _block(self, axes: Axes, x: float, y: float, d: float, width: float, block: ResidualBlock) -> None:
         color = SHORTCUT_COLORS[block.shortcut]
@@ -338,7 +336,15 @@ class ResidualPanel:
         if d >= _WIDE and block.shortcut == "projection":
             stride = f" /{block.stride}" if block.stride > 1 else ""
             middle = (start + end) / 2
-            _write(axes, middle, y + rise + 0.085, f"1×1{stride}", size=7.5, color=color, align="center")
+            _write(
+                axes,
+                middle,
+                y + rise + 0.085,
+                f"{'×'.join('1' * len(self.map_size))}{stride}",
+                size=7.5,
+                color=color,
+                align="center",
+            )
         axes.add_patch(Circle((plus, y), radius, fc="white", ec=INK, lw=0.8, zorder=3))
         for dx, dy in ((radius * 0.6, 0), (0, radius * 0.6)):
             _line(axes, [plus - dx, plus + dx], [y - dy, y + dy], color=INK, width=0.8, zorder=4)

@@ -24,12 +24,13 @@ class Architecture:
 
     Attributes:
         config: Its configuration.
-        input_size: Default height and width of the images.
+        input_size: Default height and width of the images; length of signals; depth, height and width of
+            volumes.
         members: Number of networks of this architecture in an ensemble.
     """
 
     config: ModelConfig
-    input_size: tuple[int, int]
+    input_size: tuple[int, ...]
     members: int = 1
 
     @functools.cached_property
@@ -37,18 +38,20 @@ class Architecture:
         """The network's operations."""
         return network_graph(self.config)
 
-    def image_size(self, wanted: int | tuple[int, int] | None) -> tuple[int, int]:
+    def image_size(self, wanted: int | tuple[int, ...] | None) -> tuple[int, ...]:
         """Height and width of the images: the given size, or the default.
 
         Raises:
-            UserError: If images of this size are too small for the network.
+            UserError: If images of this size are too small for the network, or it has another number of axes.
         """
-        wanted = self.input_size if wanted is None else wanted
-        height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
+        wanted, dims = self.input_size if wanted is None else wanted, self.config.dims
+        size = (wanted,) * dims if isinstance(wanted, int) else tuple(wanted)
+        if len(size) != dims:
+            raise UserError(f"input_size={wanted}: must be a number, or {dims} for dims={dims}")
         smallest = self.config.smallest_size
-        if min(height, width) < smallest:
+        if min(size) < smallest:
             raise UserError(f"input_size={wanted}: must be at least {smallest} for {self.config.name}")
-        return height, width
+        return size
 
 
 def architecture_of(source: Source, **fields: Any) -> Architecture:
@@ -80,13 +83,12 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
             f"{near_matches(name, REGISTRY)} (skipnets models lists all)"
         )
     description = describe(source)
-    height, width = description["preprocessing"]["size"]
     return Architecture(
         config=config_from_dict(description["architecture"]),
-        input_size=(height, width),
+        input_size=tuple(description["preprocessing"]["size"]),
         members=description.get("members", 1),
     )
 
 
 def _with_default_size(config: ModelConfig) -> Architecture:
-    return Architecture(config=config, input_size=(config.default_size, config.default_size))
+    return Architecture(config=config, input_size=(config.default_size,) * config.dims)

@@ -1,6 +1,7 @@
 """Summarize a network as tables: shapes, parameters with formulas, compute, memory, receptive fields.
 
-Shapes: C channels, H height, W width, of one image; L layers of a dense block.
+Shapes: C channels, H height, W width, of one image; (C, L) of a signal, (C, D, H, W) of a volume; L
+    layers of a dense block.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from skipnets.insight.source import Source, architecture_of
 from skipnets.models.accounting import FLOAT_BYTES, kept_bytes, steps
 from skipnets.models.family import family_of
 from skipnets.models.graph import BlockExecution, Graph, Shape
+from skipnets.models.registry import INPUTS
 from skipnets.tables import Display
 from skipnets.terminal import csv_text, printable_lines
 
@@ -103,7 +105,7 @@ class Summary(Display):
             cells = [text(layer) for _, _, text in _COLUMNS]
             indented = "  " * (layer.depth - 1) + _short_path(layer)
             layers.add_row(indented, *cells[1:], style="dim" if open_container else None)
-        stages = _empty_table("\nFeature maps", _STAGE_COLUMNS)
+        stages = _empty_table("\nFeature maps", self._stage_columns())
         for stage in self.stages:
             stages.add_row(*(text(stage) for _, _, text in _STAGE_COLUMNS))
         totals = Table(title="\nTotals", title_justify="left", show_header=False, box=None, pad_edge=False)
@@ -126,7 +128,7 @@ class Summary(Display):
                 f"## {self._headline()}\n",
                 _markdown_table(_COLUMNS, layers),
                 "### Feature maps\n",
-                _markdown_table(_STAGE_COLUMNS, stages),
+                _markdown_table(self._stage_columns(), stages),
                 "### Totals\n",
                 *(f"- **{name}**: {value}" for name, value in self._total_lines()),
                 "",
@@ -163,14 +165,24 @@ class Summary(Display):
 
     def _headline(self) -> str:
         one = f", one network of an ensemble of {self.members}" if self.members > 1 else ""
-        return f"{self.name}, images of {_shape(self.input)}{one}"
+        return f"{self.name}, {INPUTS[len(self.input) - 1]} of {_shape(self.input)}{one}"
+
+    def _stage_columns(self) -> list[Column]:
+        """The columns of the stages, the shape with a name for each of its axes."""
+        axes = {1: "length", 2: "height × width", 3: "depth × height × width"}[len(self.input) - 1]
+        return [
+            (f"channels × {axes}" if name == _SHAPE else name, right, text)
+            for name, right, text in _STAGE_COLUMNS
+        ]
 
     def _total_lines(self) -> list[tuple[str, str]]:
-        totals, images = self.totals, "an image" if self.batch_size == 1 else f"{self.batch_size} images"
+        totals, dims = self.totals, len(self.input) - 1
+        one = {1: "a signal", 2: "an image", 3: "a volume"}[dims]
+        images = one if self.batch_size == 1 else f"{self.batch_size} {INPUTS[dims]}"
         ensemble = f" (ensemble: {self.members * totals.parameters:,})" if self.members > 1 else ""
         lines = [
             ("parameters", f"{totals.parameters:,}{ensemble}"),
-            ("MACs", f"{totals.macs:,} an image"),
+            ("MACs", f"{totals.macs:,} {one}"),
             ("weights", f"{totals.weight_bytes / MIB:,.1f} MiB"),
             *(
                 (_KEPT[execution], f"{count / MIB:,.1f} MiB for {images}")
@@ -185,14 +197,15 @@ class Summary(Display):
 
 
 def summarize(
-    source: Source, *, input_size: int | tuple[int, int] | None = None, batch_size: int = 1, **fields: Any
+    source: Source, *, input_size: int | tuple[int, ...] | None = None, batch_size: int = 1, **fields: Any
 ) -> Summary:
     """Summarize a network layer by layer, without running it or reading weights.
 
     Args:
         source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
-        input_size: Height and width of the images, or one number for both. None uses the size that the model
-            was trained with, or 224 with an ImageNet stem and 32 with a CIFAR stem.
+        input_size: Height and width of the images, or one number for both; length of signals; depth, height
+            and width of volumes. None uses the size that the model was trained with, or 224 with an ImageNet
+            stem and 32 with a CIFAR stem; of signals 1024, of volumes 96 at most.
         batch_size: Batch size of the memory totals.
         fields: Configuration fields to replace, for example `in_chans=1`; for registry names only.
 
@@ -207,7 +220,7 @@ def summarize(
         raise UserError(f"batch_size={batch_size}: must be at least 1")
     architecture = architecture_of(source, **fields)
     graph, size = architecture.graph, architecture.image_size(input_size)
-    rows = layers(graph, *size)
+    rows = layers(graph, size)
     image = (graph.values[0].channels, *size)
     return Summary(
         name=graph.name,
@@ -220,9 +233,9 @@ def summarize(
             macs=sum(layer.macs for layer in rows if layer.depth == 1),
             weight_bytes=weight_bytes(graph),
             kept_bytes={
-                execution: kept_bytes(graph, *size, batch_size, execution)
+                execution: kept_bytes(graph, size, batch_size, execution)
                 for execution in family_of(architecture.config).executions
-                if execution == "plain" or len(steps(graph, *size, execution)) < len(graph.operations)
+                if execution == "plain" or len(steps(graph, size, execution)) < len(graph.operations)
             },
             connections=_connections(graph),
         ),
@@ -276,7 +289,7 @@ def _short_path(layer: Layer) -> str:
 def _window(layer: Layer) -> str:
     if layer.kernel is None:
         return ""
-    stride = "" if layer.stride in (None, (1, 1)) else f" /{layer.stride[0]}"
+    stride = "" if layer.stride is None or layer.stride[0] == 1 else f" /{layer.stride[0]}"
     return _shape(layer.kernel) + stride
 
 
@@ -321,9 +334,10 @@ _COLUMNS: tuple[Column, ...] = (
     ("saved MiB", True, lambda layer: _mib(layer.kept)),
     ("receptive field", True, lambda layer: _pixels(layer.receptive_field)),
 )
+_SHAPE = "shape"
 _STAGE_COLUMNS: tuple[Column, ...] = (
     ("stage", False, lambda stage: stage.path),
-    ("channels × height × width", False, lambda stage: _shape(stage.shape)),
+    (_SHAPE, False, lambda stage: _shape(stage.shape)),
     ("step", True, lambda stage: "" if stage.step is None else str(stage.step)),
     ("receptive field", True, lambda stage: _pixels(stage.receptive_field)),
 )

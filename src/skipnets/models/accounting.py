@@ -3,13 +3,14 @@
 Memory is in bytes and for float32. A training step is a list of steps: one per operation or, under another
 execution than "plain", one for a whole stem, block or transition, which `skipnets.ops` runs as one.
 
-Shapes: N batch, C channels, H height, W width.
+Shapes: N batch, C channels, H height, W width. The `size` of an image is (H, W), that of a signal (L,), and
+    that of a volume (D, H, W).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from skipnets.models.graph import (
@@ -101,18 +102,18 @@ def grids(graph: Graph) -> list[Grid]:
     return result
 
 
-def macs(graph: Graph, height: int, width: int) -> list[int]:
+def macs(graph: Graph, size: Sequence[int]) -> list[int]:
     """Count multiply-accumulates of every operation for one image.
 
     Only convolutions and linear layers have any; bias additions do not count.
     """
-    shapes = graph.shapes(height, width)
+    shapes = graph.shapes(size)
 
     def of(operation: Operation) -> int:
         if isinstance(operation, Convolution):
             area = math.prod(shapes[operation.output][1:])
             weights = operation.out_channels * (operation.in_channels // operation.groups)
-            return weights * operation.kernel**2 * area
+            return weights * operation.kernel**operation.dims * area
         if isinstance(operation, ChannelConvolution):
             return operation.kernel * graph.values[operation.output].channels
         if isinstance(operation, Linear):
@@ -154,18 +155,17 @@ class Step:
     scratch: int = 0
 
 
-def steps(graph: Graph, height: int, width: int, execution: BlockExecution = "plain") -> list[Step]:
+def steps(graph: Graph, size: Sequence[int], execution: BlockExecution = "plain") -> list[Step]:
     """List the steps of a forward pass in training, in order.
 
     Args:
         graph: The network.
-        height: Height of the images.
-        width: Width of the images.
+        size: Of the images.
         execution: How blocks run. As in training, a block runs operation by operation if it has norms other
             than batch norms, dropout or stochastic depth; a block of wide layers (RDNet's), if it has norms
             other than layer norms, or dropout.
     """
-    shapes = graph.shapes(height, width)
+    shapes = graph.shapes(size)
     sizes = value_bytes(shapes)
     as_one = {
         scope.start: scope
@@ -191,10 +191,10 @@ def steps(graph: Graph, height: int, width: int, execution: BlockExecution = "pl
     return result
 
 
-def kept_bytes(graph: Graph, height: int, width: int, batch_size: int, execution: BlockExecution) -> int:
+def kept_bytes(graph: Graph, size: Sequence[int], batch_size: int, execution: BlockExecution) -> int:
     """Bytes saved between the forward and the backward pass of a batch, without parameters and buffers."""
-    made = steps(graph, height, width, execution)
-    sizes = value_bytes(graph.shapes(height, width))
+    made = steps(graph, size, execution)
+    sizes = value_bytes(graph.shapes(size))
     an_image = sum(sizes[index] for index in {index for step in made for index in step.keeps})
     an_image += sum(step.keeps_besides for step in made)
     return batch_size * an_image + sum(step.keeps_once for step in made)
@@ -202,8 +202,7 @@ def kept_bytes(graph: Graph, height: int, width: int, batch_size: int, execution
 
 def training_bytes(
     graph: Graph,
-    height: int,
-    width: int,
+    size: Sequence[int],
     batch_size: int,
     execution: BlockExecution,
     *,
@@ -213,15 +212,14 @@ def training_bytes(
 
     Args:
         graph: Of the network.
-        height: Of an image.
-        width: Of an image.
+        size: Of an image.
         batch_size: Images of a step; with none, what does not depend on their number.
         execution: How blocks run.
         parameters: Bytes of the parameters.
     """
     # Beside the parameters: their gradients, the optimizer's state, an average; beside what is kept, as much
     # passes by.
-    return 5 * parameters + 2 * kept_bytes(graph, height, width, batch_size, execution)
+    return 5 * parameters + 2 * kept_bytes(graph, size, batch_size, execution)
 
 
 def _operation_step(graph: Graph, place: int, shapes: list[Shape]) -> Step:
@@ -255,8 +253,9 @@ def _operation_step(graph: Graph, place: int, shapes: list[Shape]) -> Step:
     elif isinstance(operation, Pool) and operation.mode == "max":
         besides = values * _INDEX_BYTES
     elif isinstance(operation, Blur):  # The map with its mirrored edges, and its means over pairs.
-        channels, height, width = shapes[operation.inputs[0]]
-        besides = FLOAT_BYTES * channels * ((height + 2) * (width + 2) + (height + 1) * (width + 1))
+        channels, *sides = shapes[operation.inputs[0]]
+        mirrored, means = (math.prod(side + further for side in sides) for further in (2, 1))
+        besides = FLOAT_BYTES * channels * (mirrored + means)
     elif isinstance(operation, GlobalPool):  # The maxima; "max" gives nothing else.
         keeps = (*operation.inputs, *((operation.output,) if operation.mode == "max" else ()))
         besides = 0 if operation.mode == "max" else FLOAT_BYTES * operation.channels
@@ -311,8 +310,9 @@ def _scope_step(
         scratch = sizes[output] + sum(sizes[index] for index in inner) - max(sizes[index] for index in inner)
     else:
         keeps = (source, *keeps)
-        # Where each maximum was, a byte each.
-        besides = sizes[output] // FLOAT_BYTES if isinstance(operations[-1], Pool) else 0
+        # Where each maximum was, a byte each: kernels for images keep it, which repeat no pooling.
+        pools = isinstance(operations[-1], Pool)
+        besides = sizes[output] // FLOAT_BYTES if pools and graph.dims == 2 else 0
         scratch = sum(sizes[index] for index in inner) * (2 if recompute else 1)
     return Step(
         kind=scope.kind,

@@ -2,7 +2,7 @@
 
 Methods, arguments and return values follow timm, so that code written for its models works with these.
 
-Shapes: N batch, C channels, H height, W width.
+Shapes: N batch, C channels, H height, W width; of signals (N, C, L), of volumes (N, C, D, H, W).
 """
 
 from __future__ import annotations
@@ -12,14 +12,28 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
 from skipnets.models.family import family_of, network_graph
 from skipnets.models.graph import norm_eps, norm_groups
-from skipnets.models.layers import EvoNormS0, FilterResponseNorm, LayerNorm2d, make_activation
-from skipnets.models.registry import ACTIVATED_NORMS, BlockActivation, ModelConfig, Norm, Pooling
+from skipnets.models.layers import (
+    ChannelConvolution,
+    EvoNormS0,
+    FilterResponseNorm,
+    LayerNorm2d,
+    make_activation,
+)
+from skipnets.models.registry import (
+    ACTIVATED_NORMS,
+    AXES,
+    INPUTS,
+    BlockActivation,
+    ModelConfig,
+    Norm,
+    Pooling,
+)
+from skipnets.models.spatial import ADAPTIVE_AVERAGES, BATCH_NORMS, INSTANCE_NORMS, Convolution, spatial_axes
 
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
@@ -42,22 +56,25 @@ class GlobalPool(nn.Module):
     Args:
         pool_type: `"avg"`, `"max"`, `"avgmax"` (the mean of both), `"catavgmax"` (both, concatenated), or
             `""` for none.
+        dims: Spatial axes.
     """
 
-    def __init__(self, pool_type: Pooling) -> None:
+    def __init__(self, pool_type: Pooling, *, dims: int = 2) -> None:
         super().__init__()
         self.pool_type = pool_type
+        self.dims = dims
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C), or (N, 2C) for `"catavgmax"`; x itself for `""`."""
         if self.pool_type == "":
             return x
+        axes = spatial_axes(self.dims)
         if self.pool_type == "max":
-            return x.amax((2, 3))
-        average = F.adaptive_avg_pool2d(x, 1).flatten(1)
+            return x.amax(axes)
+        average: Tensor = ADAPTIVE_AVERAGES[self.dims](x, 1).flatten(1)
         if self.pool_type == "avgmax":
-            return 0.5 * (average + x.amax((2, 3)))
-        return torch.cat([average, x.amax((2, 3))], dim=1) if self.pool_type == "catavgmax" else average
+            return 0.5 * (average + x.amax(axes))
+        return torch.cat([average, x.amax(axes)], dim=1) if self.pool_type == "catavgmax" else average
 
     def extra_repr(self) -> str:
         """The pooling, for `print(model)`."""
@@ -112,9 +129,11 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
         default = DEFAULT_INPUT[self.config.stem].for_channels(self.in_chans)
         images = (self.weights_report and self.weights_report.input) or default
+        sides = (self.config.default_size,) * self.config.dims
         return {
             "architecture": self.config.name,
             **images.to_timm(),
+            **({} if self.config.dims == 2 else {"input_size": (self.in_chans, *sides)}),
             "num_classes": self.num_classes,
             "first_conv": network_graph(self.config).first_convolution.name,
             "classifier": self.head_name,
@@ -152,7 +171,9 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
-        return self._run_stages(check_input(x, self.config.in_chans, self.config.smallest_size))
+        return self._run_stages(
+            check_input(x, self.config.in_chans, self.config.smallest_size, self.config.dims)
+        )
 
     def _run_stages(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map."""
@@ -219,7 +240,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
             raise UserError(f'output_fmt="{output_fmt}": must be "NCHW"')
         wanted = {self.feature_info[index]["module"] for index in self.feature_indices(indices)}
         maps: list[Tensor] = []
-        x = check_input(x, self.config.in_chans, self.config.smallest_size)
+        x = check_input(x, self.config.in_chans, self.config.smallest_size, self.config.dims)
         for path, stage in self.named_stages():
             x = stage(x)
             if path in wanted:
@@ -306,7 +327,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
     def _add_head(self, num_features: int) -> None:
         """Add pooling, dropout and the linear layer, after the stages."""
         self.num_features = num_features
-        self.global_pool = GlobalPool(self.config.global_pool)
+        self.global_pool = GlobalPool(self.config.global_pool, dims=self.config.dims)
         self.head_drop = nn.Dropout(self.config.drop_rate)
         self._replace_classifier()
 
@@ -319,7 +340,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
 
 @torch.fx.wrap
-def check_input(x: Tensor, channels: int, smallest_size: int) -> Tensor:
+def check_input(x: Tensor, channels: int, smallest_size: int, dims: int = 2) -> Tensor:
     """Check the shape of the input, and return it.
 
     `torch.fx.wrap` keeps symbolic tracing from evaluating the shapes.
@@ -327,36 +348,35 @@ def check_input(x: Tensor, channels: int, smallest_size: int) -> Tensor:
     Raises:
         UserError: If the channels are wrong or the image is too small.
     """
-    if x.ndim != 4 or x.shape[1] != channels:
-        raise UserError(f"input: must be (N, {channels}, H, W), not {tuple(x.shape)}")
-    if x.shape[2] < smallest_size or x.shape[3] < smallest_size:
-        raise UserError(
-            f"input: images must be at least {smallest_size}×{smallest_size} for this network, "
-            f"not {x.shape[2]}×{x.shape[3]}"
-        )
+    if x.ndim != 2 + dims or x.shape[1] != channels:
+        raise UserError(f"input: must be (N, {channels}, {AXES[dims]}), not {tuple(x.shape)}")
+    if min(x.shape[2:]) < smallest_size:
+        least, found = ("×".join(map(str, size)) for size in ((smallest_size,) * dims, x.shape[2:]))
+        raise UserError(f"input: {INPUTS[dims]} must be at least {least} for this network, not {found}")
     return x
 
 
-def make_norm(kind: Norm, channels: int, *, activated: bool = True) -> nn.Module:
+def make_norm(kind: Norm, channels: int, *, activated: bool = True, dims: int = 2) -> nn.Module:
     """Create a config's norm.
 
     Args:
         kind: Its kind; None for the identity.
         channels: C.
         activated: Whether a nonlinearity comes behind it, which some kinds contain.
+        dims: Spatial axes.
     """
     if kind == "batch":
-        return nn.BatchNorm2d(channels)
+        return BATCH_NORMS[dims](channels)
     if kind == "group":
         return nn.GroupNorm(norm_groups(channels), channels)
     if kind == "layer2d":
         return LayerNorm2d(channels, eps=norm_eps(kind))
     if kind == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
+        return INSTANCE_NORMS[dims](channels, affine=True)
     if kind == "filter-response":
-        return FilterResponseNorm(channels, activated=activated)
+        return FilterResponseNorm(channels, activated=activated, dims=dims)
     if kind == "evonorm-s0":
-        return EvoNormS0(channels, norm_groups(channels), activated=activated)
+        return EvoNormS0(channels, norm_groups(channels), activated=activated, dims=dims)
     return nn.Identity()
 
 
@@ -382,7 +402,7 @@ def initialize_convolutions(model: nn.Module) -> None:
     initialization of 1 and 0.
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, Convolution) and not isinstance(module, ChannelConvolution):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -15,7 +15,7 @@ __all__ = ["torchvision_densenet", "torchvision_resnet"]
 
 def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
     """Build torchvision's DenseNet for a configuration; a CIFAR stem replaces its first layers."""
-    if config.stem == "deep" or config.anti_aliasing is not None:
+    if config.dims != 2 or config.stem == "deep" or config.anti_aliasing is not None:
         return None
     if (config.norm, config.activation) != ("batch", "relu"):
         return None
@@ -50,7 +50,7 @@ def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
 
 def torchvision_resnet(config: ResNetConfig) -> nn.Module | None:
     """Build torchvision's ResNet for a configuration."""
-    if (config.norm, config.activation) != ("batch", "relu"):
+    if config.dims != 2 or (config.norm, config.activation) != ("batch", "relu"):
         return None
     if config.global_pool != "avg" or not config.num_classes:
         return None

@@ -10,7 +10,8 @@ plainly, and `execution_report` says why.
 A module is switched by giving it a subclass of its class that overrides `forward` alone: parameters,
 children and names stay, and so do hooks on it, copying and pickling.
 
-Shapes: N batch, C channels, H height, W width, k growth rate, L layers.
+Shapes: N batch, C channels, H height, W width, k growth rate, L layers. Maps (N, C, H, W) are (N, C, L) of
+    signals and (N, C, D, H, W) of volumes.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ from skipnets.models.backbone import check_input
 from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, DenseNet, Transition
 from skipnets.models.graph import BLOCK_EXECUTIONS, ExecutionPolicy
 from skipnets.models.rdnet import RDNet, RDNetBlock
+from skipnets.models.registry import AXES
 from skipnets.models.residual_execution import (
     MemoryEfficientBasicBlock,
     MemoryEfficientBottleneckBlock,
     MemoryEfficientResNet,
 )
 from skipnets.models.resnet import BasicBlock, BottleneckBlock, ResNet
+from skipnets.models.spatial import AVERAGE_POOLINGS
 from skipnets.models.switched_module import SwitchedModule, measure_network
 from skipnets.models.wide_dense_execution import MemoryEfficientRDNet, MemoryEfficientRDNetBlock
 from skipnets.ops import guards, stem
@@ -202,7 +205,7 @@ class MemoryEfficientTransition(SwitchedModule, Transition):
             return "it has other modules than norm, relu, conv and pool"
         if reason := guards.unsupported_activation(self.relu, self.norm):
             return reason
-        if type(self.pool) is not nn.AvgPool2d or _pooling(self.pool) != _pooling(nn.AvgPool2d(2)):
+        if _pooling(self.pool) not in [_pooling(kind(2)) for kind in AVERAGE_POOLINGS.values()]:
             return "its pooling is not the average of 2×2"
         return (
             guards.unsupported_hooks(self.children())
@@ -219,10 +222,10 @@ class MemoryEfficientTransition(SwitchedModule, Transition):
         return transition_executor(features, self._tensors()) == "native"
 
     def _not_fused(self, features: Tensor) -> str | None:
-        return _unsupported_kernels(features.device, features.dtype)
+        return _unsupported_kernels(features.device, features.dtype, features.ndim - 2)
 
     def _unsupported_input(self, features: Tensor) -> str | None:
-        if features.shape[2] < 2 or features.shape[3] < 2:
+        if min(features.shape[2:]) < 2:
             return "the map is too small to pool"
         return super()._unsupported_input(features)
 
@@ -240,7 +243,7 @@ class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
             measure_network(self, x)
         if self.unsupported_reason(x) is not None:
             return DenseNet.forward_features(self, x)
-        x = check_input(x, self.config.in_chans, self.config.smallest_size)
+        x = check_input(x, self.config.in_chans, self.config.smallest_size, self.config.dims)
         plan, parameters = self._stem_operation(x)
         if torch.compiler.is_compiling():
             from skipnets.ops import operators
@@ -272,11 +275,11 @@ class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
 
     def _not_fused(self, features: Tensor) -> str | None:
         dtype = guards.computing_dtype(features.device, self._stem()[0].weight.dtype)
-        return _unsupported_kernels(features.device, dtype)
+        return _unsupported_kernels(features.device, dtype, features.ndim - 2)
 
     def _unsupported_input(self, features: Tensor) -> str | None:
-        if features.ndim != 4:
-            return "the input is not (N, C, H, W)"
+        if features.ndim != 2 + self.config.dims:
+            return f"the input is not (N, C, {AXES[self.config.dims]})"
         parameters = [parameter for module in self._stem() for parameter in module.parameters()]
         return guards.unsupported_input(features, parameters, casts=True)
 
@@ -372,23 +375,23 @@ def execution_report(model: nn.Module) -> dict[str, str]:
     return report
 
 
-def _unsupported_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
+def _unsupported_kernels(device: torch.device, dtype: torch.dtype, dims: int) -> str | None:
     """`unsupported_kernels`, which a compiler must not look into."""
     if torch.compiler.is_compiling():
         from skipnets.ops import operators
 
-        return operators.unsupported_kernels(device, dtype)
-    return unsupported_kernels(device, dtype)
+        return operators.unsupported_kernels(device, dtype, dims=dims)
+    return unsupported_kernels(device, dtype, dims=dims)
 
 
 def _unsupported_block(features: Tensor, layers: Sequence[LayerParameters]) -> str | None:
     """`unsupported_block`, which a compiler must not look into."""
-    widths = growth_widths(layers)
+    widths, dims = growth_widths(layers), features.ndim - 2
     if torch.compiler.is_compiling():
         from skipnets.ops import operators
 
-        return operators.unsupported_block(features.device, features.dtype, widths=widths)
-    return unsupported_block(features.device, features.dtype, widths=widths)
+        return operators.unsupported_block(features.device, features.dtype, widths=widths, dims=dims)
+    return unsupported_block(features.device, features.dtype, widths=widths, dims=dims)
 
 
 def _unsupported_layer(layer: nn.Module) -> str | None:
@@ -415,13 +418,14 @@ def _unsupported_layer(layer: nn.Module) -> str | None:
     return reason
 
 
-def _pooling(pool: nn.AvgPool2d) -> tuple[object, ...]:
-    return pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.divisor_override
+def _pooling(pool: nn.Module) -> tuple[object, ...]:
+    names = ("kernel_size", "stride", "padding", "ceil_mode", "divisor_override")
+    return type(pool), *(getattr(pool, name, None) for name in names)
 
 
 def _count(features: Tensor) -> int:
     """Values of one channel."""
-    return features.shape[0] * features.shape[2] * features.shape[3]
+    return features.shape[0] * features.shape[2:].numel()
 
 
 def _attach_statistics(features: Tensor, statistics: Statistics) -> None:

@@ -24,7 +24,7 @@ class NoGraphError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class CustomConfig(ModelConfig):
-    """Any module that maps (N, in_chans, H, W) to logits (N, num_classes).
+    """Any module that maps (N, in_chans, H, W), or signals or volumes, to logits (N, num_classes).
 
     Args:
         import_path: What makes the module, as `package.module:Class`; None where only the program that
@@ -40,8 +40,10 @@ class CustomConfig(ModelConfig):
         "arguments",
         "in_chans",
         "num_classes",
+        "dims",
     )
     required: ClassVar[tuple[str, ...]] = ("name", "num_classes")
+    dimensions: ClassVar[tuple[int, ...]] = (1, 2, 3)
     takes_any_size: ClassVar[bool] = False
 
     block_config: tuple[int, ...] = (1,)  # one block of unknown layers

@@ -125,7 +125,12 @@ def _build(config: CustomConfig) -> nn.Module:
 
 
 def config_of(
-    network: nn.Module, architecture: Mapping[str, Any] | None, *, num_classes: int, in_chans: int
+    network: nn.Module,
+    architecture: Mapping[str, Any] | None,
+    *,
+    num_classes: int,
+    in_chans: int,
+    dims: int = 2,
 ) -> CustomConfig:
     """What a file records of a module.
 
@@ -135,11 +140,12 @@ def config_of(
             is called here to see that it has the same tensors. None records nothing but a name.
         num_classes: Its outputs.
         in_chans: Channels of its input.
+        dims: Spatial axes of its input.
 
     Raises:
         UserError: If that makes a module with other tensors, or fails.
     """
-    config = CustomConfig(name=type(network).__name__, num_classes=num_classes, in_chans=in_chans)
+    config = CustomConfig(name=type(network).__name__, num_classes=num_classes, in_chans=in_chans, dims=dims)
     if architecture is None:
         return config
     if set(architecture) - {"arguments"} != {"import"}:

@@ -3,7 +3,8 @@
 Huang, Liu, van der Maaten, Weinberger: Densely Connected Convolutional Networks, 2017 (arXiv 1608.06993).
 Parameter names and arithmetic are torchvision's, so its checkpoints load unchanged.
 
-Shapes: N batch, C channels, H height, W width, k growth rate, L layers of a block.
+Shapes: N batch, C channels, H height, W width, k growth rate, L layers of a block. Maps (N, C, H, W) are
+    (N, C, L) of signals and (N, C, D, H, W) of volumes: `dims` is the number of their spatial axes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from skipnets.models.backbone import (
 )
 from skipnets.models.layers import BlurPool
 from skipnets.models.registry import STEM_REDUCTION, BlockActivation, DenseNetConfig, Norm
+from skipnets.models.spatial import AVERAGE_POOLINGS, CONVOLUTIONS, MAX_POOLINGS
 
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
@@ -42,11 +44,12 @@ class BasicDenseLayer(nn.Module):
         activation: BlockActivation = "relu",
         proj_drop_rate: float,
         drop_path_rate: float,
+        dims: int = 2,
     ) -> None:
         super().__init__()
-        self.norm1 = make_norm(norm, in_channels)
+        self.norm1 = make_norm(norm, in_channels, dims=dims)
         self.relu1 = activation_after(norm, activation)
-        self.conv1 = nn.Conv2d(in_channels, growth_rate, 3, padding=1, bias=norm is None)
+        self.conv1 = CONVOLUTIONS[dims](in_channels, growth_rate, 3, padding=1, bias=norm is None)
         self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
 
@@ -69,15 +72,17 @@ class DenseLayer(nn.Module):
         activation: BlockActivation = "relu",
         proj_drop_rate: float,
         drop_path_rate: float,
+        dims: int = 2,
     ) -> None:
         super().__init__()
         width = bottleneck * growth_rate
-        self.norm1 = make_norm(norm, in_channels)
+        convolution = CONVOLUTIONS[dims]
+        self.norm1 = make_norm(norm, in_channels, dims=dims)
         self.relu1 = activation_after(norm, activation)
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=norm is None)
-        self.norm2 = make_norm(norm, width)
+        self.conv1 = convolution(in_channels, width, 1, bias=norm is None)
+        self.norm2 = make_norm(norm, width, dims=dims)
         self.relu2 = activation_after(norm, activation)
-        self.conv2 = nn.Conv2d(width, growth_rate, 3, padding=1, bias=norm is None)
+        self.conv2 = convolution(width, growth_rate, 3, padding=1, bias=norm is None)
         self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
 
@@ -105,13 +110,19 @@ class Transition(nn.Sequential):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, norm: Norm, activation: BlockActivation = "relu"
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: Norm,
+        activation: BlockActivation = "relu",
+        dims: int = 2,
     ) -> None:
         super().__init__()
-        self.norm = make_norm(norm, in_channels)
+        self.norm = make_norm(norm, in_channels, dims=dims)
         self.relu = activation_after(norm, activation)
-        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=norm is None)
-        self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
+        self.conv = CONVOLUTIONS[dims](in_channels, out_channels, 1, bias=norm is None)
+        self.pool = AVERAGE_POOLINGS[dims](kernel_size=2, stride=2)
 
 
 class DenseNet(Backbone[DenseNetConfig]):
@@ -152,10 +163,16 @@ class DenseNet(Backbone[DenseNetConfig]):
                 compressed = config.compressed(channels)
                 self.features.add_module(
                     f"transition{number}",
-                    Transition(channels, compressed, norm=config.norm, activation=config.activation),
+                    Transition(
+                        channels,
+                        compressed,
+                        norm=config.norm,
+                        activation=config.activation,
+                        dims=config.dims,
+                    ),
                 )
                 channels, reduction = compressed, reduction * 2
-        self.features.add_module("norm5", make_norm(config.norm, channels))
+        self.features.add_module("norm5", make_norm(config.norm, channels, dims=config.dims))
         self.features.add_module("relu5", activation_after(config.norm, config.activation))
         self.feature_info.append(
             FeatureMapInfo(num_chs=channels, reduction=reduction, module="features.relu5")
@@ -211,30 +228,29 @@ class DenseNet(Backbone[DenseNetConfig]):
 
 
 def _stem(config: DenseNetConfig, channels: int) -> nn.Sequential:
-    norm, bias = config.norm, config.norm is None
+    norm, bias, dims = config.norm, config.norm is None, config.dims
+    convolution, max_pooling = CONVOLUTIONS[dims], MAX_POOLINGS[dims]
     if config.stem in ("small", "cifar"):
         stride = STEM_REDUCTION[config.stem]
-        conv0 = nn.Conv2d(config.in_chans, channels, 3, stride=stride, padding=1, bias=bias)
+        conv0 = convolution(config.in_chans, channels, 3, stride=stride, padding=1, bias=bias)
         return nn.Sequential(OrderedDict(conv0=conv0))
     layers: dict[str, nn.Module] = {}
     if config.stem == "imagenet":
-        layers["conv0"] = nn.Conv2d(config.in_chans, channels, 7, stride=2, padding=3, bias=bias)
-        layers["norm0"], layers["relu0"] = (
-            make_norm(norm, channels),
-            activation_after(config.norm, config.activation),
-        )
+        layers["conv0"] = convolution(config.in_chans, channels, 7, stride=2, padding=3, bias=bias)
+        layers["norm0"] = make_norm(norm, channels, dims=dims)
+        layers["relu0"] = activation_after(config.norm, config.activation)
     else:
         into = config.in_chans
         for number, width in enumerate((config.growth_rate, config.growth_rate, channels)):
             stride = 2 if number == 0 else 1
-            layers[f"conv{number}"] = nn.Conv2d(into, width, 3, stride=stride, padding=1, bias=bias)
-            layers[f"norm{number}"] = make_norm(norm, width)
+            layers[f"conv{number}"] = convolution(into, width, 3, stride=stride, padding=1, bias=bias)
+            layers[f"norm{number}"] = make_norm(norm, width, dims=dims)
             layers[f"relu{number}"] = activation_after(config.norm, config.activation)
             into = width
     if config.anti_aliasing == "blur":
-        layers["pool0"] = nn.Sequential(nn.MaxPool2d(kernel_size=3, stride=1, padding=1), BlurPool())
+        layers["pool0"] = nn.Sequential(max_pooling(kernel_size=3, stride=1, padding=1), BlurPool(dims=dims))
     else:
-        layers["pool0"] = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        layers["pool0"] = max_pooling(kernel_size=3, stride=2, padding=1)
     return nn.Sequential(OrderedDict(layers))
 
 
@@ -247,6 +263,7 @@ def _dense_layer(config: DenseNetConfig, in_channels: int, drop_path_rate: float
             activation=config.activation,
             proj_drop_rate=config.proj_drop_rate,
             drop_path_rate=drop_path_rate,
+            dims=config.dims,
         )
     return DenseLayer(
         in_channels,
@@ -256,4 +273,5 @@ def _dense_layer(config: DenseNetConfig, in_channels: int, drop_path_rate: float
         activation=config.activation,
         proj_drop_rate=config.proj_drop_rate,
         drop_path_rate=drop_path_rate,
+        dims=config.dims,
     )

@@ -4,7 +4,7 @@ Which one that is depends on the processor, its instruction sets, the threads an
 steps of copies of the model on random images are timed in turns; the choice is kept in the user's cache
 folder (`skipnets.ops.choices`). On other devices the executors choose for themselves.
 
-Shapes: N batch, C channels, H height, W width.
+Shapes: N batch, C channels, H height, W width; of signals (N, C, L), of volumes (N, C, D, H, W).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Execution(NamedTuple):
 
 def fastest_execution(
     model: Backbone[Any],
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, ...],
     *,
     policy: BlockExecution | None = None,
     channels_last: bool | None = None,
@@ -70,7 +70,10 @@ def fastest_execution(
         policy: The block execution; None chooses among those for which there is memory, and
             `linear-recompute`, which repeats work, only where the others need too much.
         channels_last: The memory format; None chooses. The linear operations work in channels_last order.
+            Signals and volumes are given to the network contiguous.
     """
+    if model.config.dims != 2:
+        channels_last = False
     policies = (policy,) if policy is not None else _fitting(model, shape)
     formats = (True, False) if channels_last is None else (channels_last,)
     candidates = [
@@ -96,9 +99,7 @@ def fastest_execution(
     return next(each for each in candidates if str(each) == name)
 
 
-def operator_choices(
-    model: Backbone[Any], shape: tuple[int, int, int, int], execution: Execution
-) -> dict[str, str]:
+def operator_choices(model: Backbone[Any], shape: tuple[int, ...], execution: Execution) -> dict[str, str]:
     """What computes each layer shape under an execution, as `CHOICES` has chosen or chooses now."""
     with torch.random.fork_rng(devices=()), CHOICES.recording() as chosen:
         _Probe(model, (min(shape[0], 2), *shape[1:])).step(execution)
@@ -108,7 +109,7 @@ def operator_choices(
 class _Probe:
     """Training steps of copies of a model on random images."""
 
-    def __init__(self, model: Backbone[Any], shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, model: Backbone[Any], shape: tuple[int, ...]) -> None:
         self._model, self._shape = model, shape
         self._copies: dict[Execution, Backbone[Any]] = {}
         self._images: Tensor | None = None
@@ -143,7 +144,7 @@ def _train(model: Backbone[Any], images: Tensor) -> None:
         torch.autograd.backward(model(images).float().square().mean())
 
 
-def _fitting(model: Backbone[Any], shape: tuple[int, int, int, int]) -> tuple[BlockExecution, ...]:
+def _fitting(model: Backbone[Any], shape: tuple[int, ...]) -> tuple[BlockExecution, ...]:
     """The block executions that need no more than the memory that is free now; the leanest at any rate."""
     executions = family_of(model.config).executions
     free = available_memory()
@@ -153,12 +154,12 @@ def _fitting(model: Backbone[Any], shape: tuple[int, int, int, int]) -> tuple[Bl
         each
         for each in executions
         if each != "linear-recompute"
-        and (free is None or training_bytes(graph, *shape[2:], shape[0], each, parameters=parameters) <= free)
+        and (free is None or training_bytes(graph, shape[2:], shape[0], each, parameters=parameters) <= free)
     )
     return fitting or executions[-1:]
 
 
-def _problem(model: Backbone[Any], shape: tuple[int, int, int, int], candidates: Sequence[Execution]) -> str:
+def _problem(model: Backbone[Any], shape: tuple[int, ...], candidates: Sequence[Execution]) -> str:
     """All that the choice depends on but the machine."""
     config = json.dumps(config_to_dict(model.config), sort_keys=True)
     network = f"{model.config.name} {hashlib.sha256(config.encode()).hexdigest()[:12]}"

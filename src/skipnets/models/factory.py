@@ -69,7 +69,7 @@ def create_model(
         out_indices: With `features_only`, indices of the maps to return, 0 for the finest; an int
             selects that many of the last, None selects all.
         fields: Any field of the model's configuration, for example `num_classes=5, in_chans=1,
-            growth_rate=24`.
+            growth_rate=24`; `dims=3` for volumes, `dims=1` for signals (DenseNets and ResNets).
 
     Returns:
         The model, in train mode. With `weights`, `model.weights_report` says which tensor came from where.
@@ -108,9 +108,13 @@ def create_model(
         model = build_model(model_config(model_name, **fields))
     else:
         from skipnets.models.weights import load_weights
-        from skipnets.models.weights.sources import read_source
+        from skipnets.models.weights.sources import is_for_images, read_source
 
         config = model_config(model_name, **fields)  # an unknown name is said before anything is read
+        if config.dims != 2 and (weights is None or is_for_images(weights)):
+            raise UserError(
+                f"weights={weights or 'imagenet'}: are of images; for dims={config.dims} they must be a file"
+            )
         checkpoint = read_source("imagenet" if weights is None else weights, model_name=config.name)
         # A field that the network does not have is left to load_weights, which says that they do not match.
         stated = {field: value for field, value in checkpoint.fields.items() if hasattr(config, field)}

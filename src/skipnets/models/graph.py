@@ -5,14 +5,15 @@ diagrams, rewrites, attribution targets and the native engine read it, and tests
 operation's `name` is the path of the torch module that computes it; its tensors are the state dict's entries
 below that path. Operations are listed in the order in which they run, which is also the state dict's.
 
-Shapes: N batch, C channels, H height, W width.
+Shapes: N batch, C channels, H height, W width. Maps (N, C, H, W) are (N, C, L) of signals and (N, C, D, H, W)
+    of volumes.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
@@ -82,12 +83,19 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True)
 class Window(Operation):
-    """An operation that slides a square window over a map."""
+    """An operation that slides a window over a map, as long along each of its `dims` spatial axes."""
 
     kernel: int
     stride: int = 1
     padding: int = 0
     dilation: int = 1
+    dims: int = 2
+
+    def __post_init__(self) -> None:
+        # The native engine refuses attributes that it does not know. It knows images, of which the class
+        # tells the number of axes.
+        if self.dims == 2:
+            vars(self).pop("dims", None)
 
     def output_size(self, size: int) -> int:
         """⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1."""
@@ -96,7 +104,7 @@ class Window(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(Window):
-    """`nn.Conv2d` with a square kernel."""
+    """`nn.Conv2d`, or that of signals or volumes, with a kernel as long along each axis."""
 
     kind: ClassVar[str] = "convolution"
 
@@ -107,7 +115,7 @@ class Convolution(Window):
 
     def tensors(self) -> dict[str, Shape]:
         """Weight (out, in / groups, kernel, kernel), and the bias where there is one."""
-        shape = (self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel)
+        shape = (self.out_channels, self.in_channels // self.groups, *(self.kernel,) * self.dims)
         return {f"{self.name}.weight": shape} | (
             {f"{self.name}.bias": (self.out_channels,)} if self.bias else {}
         )
@@ -400,6 +408,7 @@ class Graph:
 
     Attributes:
         name: Name of the configuration.
+        dims: Spatial axes of the input: 1 of signals, 2 of images, 3 of volumes.
         values: Value 0 is the input, (N, in_chans, H, W).
         operations: In the order in which they run.
         scopes: Modules of several operations, outer ones before those inside them.
@@ -415,6 +424,7 @@ class Graph:
     stages: Mapping[str, int]
     features: int
     logits: int
+    dims: int = 2
 
     def tensors(self) -> dict[str, Shape]:
         """Names and shapes of the state dict, in its order."""
@@ -469,10 +479,14 @@ class Graph:
         """Number of trainable parameters; running statistics do not count."""
         return sum(operation.parameter_count() for operation in self.operations)
 
-    def shapes(self, height: int, width: int) -> list[Shape]:
-        """The shape of every value for one image of this size: (C, H, W), or (C,)."""
+    def shapes(self, size: Sequence[int]) -> list[Shape]:
+        """The shape of every value for one image: (C, H, W), or (C,).
+
+        Args:
+            size: Height and width of the image; length of a signal; depth, height and width of a volume.
+        """
         shapes: list[Shape] = [()] * len(self.values)
-        shapes[0] = (self.values[0].channels, height, width)
+        shapes[0] = (self.values[0].channels, *size)
         for operation in self.operations:
             value, (_, *size) = self.values[operation.output], shapes[operation.inputs[0]]
             spatial = tuple(operation.output_size(side) for side in size) if value.spatial else ()
@@ -487,10 +501,12 @@ class GraphBuilder:
     Args:
         name: Name of the network.
         in_chans: Channels of the input, value 0.
+        dims: Spatial axes of the input.
     """
 
     name: str
     in_chans: int
+    dims: int = 2
     _values: list[Value] = field(default_factory=list)
     _operations: list[Operation] = field(default_factory=list)
     _scopes: list[Scope] = field(default_factory=list)
@@ -547,6 +563,7 @@ class GraphBuilder:
                 dilation=dilation,
                 groups=groups,
                 bias=bias,
+                dims=self.dims,
             )
         )
 
@@ -604,12 +621,14 @@ class GraphBuilder:
     def blur(self, name: str, x: int) -> int:
         """Add a blur that halves the map."""
         output = self._value(self.channels(x))
-        return self._add(Blur(name=name, inputs=(x,), output=output, kernel=3, stride=2, padding=1))
+        return self._add(
+            Blur(name=name, inputs=(x,), output=output, kernel=3, stride=2, padding=1, dims=self.dims)
+        )
 
     def cell_mean(self, name: str, x: int) -> int:
         """Add the mean over cells of 2×2 pixels, which halves the map rounding up."""
         output = self._value(self.channels(x))
-        return self._add(CellMean(name=name, inputs=(x,), output=output, kernel=2, stride=2))
+        return self._add(CellMean(name=name, inputs=(x,), output=output, kernel=2, stride=2, dims=self.dims))
 
     def multiply(self, name: str, x: int, factors: int) -> int:
         """Multiply each channel by its factor, a map of one pixel."""
@@ -640,13 +659,16 @@ class GraphBuilder:
                 kernel=kernel,
                 stride=stride,
                 padding=padding,
+                dims=self.dims,
             )
         )
 
     def border(self, name: str, x: int, width: int) -> int:
         """Add pixels of zeros around the map."""
         output = self._value(self.channels(x))
-        return self._add(Border(name=name, inputs=(x,), output=output, kernel=1, padding=width))
+        return self._add(
+            Border(name=name, inputs=(x,), output=output, kernel=1, padding=width, dims=self.dims)
+        )
 
     def pad(self, name: str, x: int, before: int, after: int) -> int:
         """Add channels of zeros before and after those of `x`."""
@@ -714,6 +736,7 @@ class GraphBuilder:
             stages=dict(self._stages),
             features=features,
             logits=logits,
+            dims=self.dims,
         )
 
     def _global_pool(self, x: int, mode: Pooling) -> int:

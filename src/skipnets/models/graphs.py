@@ -16,7 +16,7 @@ __all__ = ["densenet_graph", "resnet_graph"]
 def densenet_graph(config: DenseNetConfig) -> Graph:
     """Stem, dense blocks with transitions between them, a last norm and ReLU, and the head."""
     assert config.stem_channels is not None
-    build = GraphBuilder(name=config.name, in_chans=config.in_chans)
+    build = GraphBuilder(name=config.name, in_chans=config.in_chans, dims=config.dims)
     norm, bias = config.norm, config.norm is None
     rates = iter(config.drop_path_rates())
     if config.has_simple_stem:
@@ -103,7 +103,7 @@ def _dense_layer(
 
 def resnet_graph(config: ResNetConfig) -> Graph:
     """Stem, stages of residual blocks, and the head."""
-    build = GraphBuilder(name=config.name, in_chans=config.in_chans)
+    build = GraphBuilder(name=config.name, in_chans=config.in_chans, dims=config.dims)
     rates = iter(config.drop_path_rates())
     if config.has_simple_stem:
         with build.scope("stem", "stem"):
@@ -139,7 +139,8 @@ def _stem(build: GraphBuilder, config: ResNetConfig) -> int:
                 x = _activated(build, config, f"conv1.{place + 2}", x)
             x = build.convolution(f"conv1.{3 * len(inner)}", x, channels, 3, bias=bias)
     else:
-        kernel, stride = (7, 2) if config.stem == "imagenet" else (3, STEM_REDUCTION[config.stem])
+        windows = {"imagenet": (7, 2), "stride1": (7, 1)}
+        kernel, stride = windows.get(config.stem, (3, STEM_REDUCTION[config.stem]))
         x = build.convolution("conv1", 0, channels, kernel, stride=stride, bias=bias)
     build.stage("conv1", x)
     x = build.stage("bn1", build.norm("bn1", x, config.norm))

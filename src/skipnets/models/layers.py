@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.models.graph import STANDARDIZATION_EPS, ActivationFunction
+from skipnets.models.spatial import AVERAGES, CONVOLUTIONS, spatial_axes
 
 __all__ = [
     "BlurPool",
@@ -43,9 +44,7 @@ def make_activation(function: ActivationFunction) -> nn.Module:
 @torch.fx.wrap
 def _layer_norm_2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Of a map or of pooled features; `torch.fx.wrap` keeps symbolic tracing from looking at the shape."""
-    if x.ndim == 2:
-        return F.layer_norm(x, weight.shape, weight, bias, eps)
-    return F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, eps).permute(0, 3, 1, 2)
+    return F.layer_norm(x.movedim(1, -1), weight.shape, weight, bias, eps).movedim(-1, 1)
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -199,18 +198,20 @@ class SqueezeExcitation(nn.Module):
     Args:
         channels: C.
         inner_channels: Outputs of the first of its two layers.
+        dims: Spatial axes.
     """
 
-    def __init__(self, channels: int, inner_channels: int) -> None:
+    def __init__(self, channels: int, inner_channels: int, *, dims: int = 2) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, inner_channels, 1)
+        self.axes = spatial_axes(dims)
+        self.fc1 = CONVOLUTIONS[dims](channels, inner_channels, 1)
         self.act = nn.ReLU()
-        self.fc2 = nn.Conv2d(inner_channels, channels, 1)
+        self.fc2 = CONVOLUTIONS[dims](inner_channels, channels, 1)
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
-        gate: Tensor = self.gate(self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True)))))
+        gate: Tensor = self.gate(self.fc2(self.act(self.fc1(x.mean(self.axes, keepdim=True)))))
         return x * gate
 
 
@@ -219,14 +220,19 @@ class ChannelConvolution(nn.Conv1d):
 
     Args:
         kernel: Its length, odd.
+        dims: Spatial axes.
     """
 
-    def __init__(self, kernel: int) -> None:
+    def __init__(self, kernel: int, *, dims: int = 2) -> None:
         super().__init__(1, 1, kernel, padding=kernel // 2, bias=False)
+        self.dims = dims
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, 1, 1) → (N, C, 1, 1)."""
-        return super().forward(x.flatten(1).unsqueeze(1)).transpose(1, 2).unsqueeze(3)
+        gates = super().forward(x.flatten(1).unsqueeze(1)).transpose(1, 2)
+        for _ in range(self.dims - 1):
+            gates = gates.unsqueeze(-1)
+        return gates
 
 
 class ChannelAttention(nn.Module):
@@ -236,16 +242,18 @@ class ChannelAttention(nn.Module):
 
     Args:
         kernel: How many channels a gate depends on.
+        dims: Spatial axes.
     """
 
-    def __init__(self, kernel: int) -> None:
+    def __init__(self, kernel: int, *, dims: int = 2) -> None:
         super().__init__()
-        self.conv = ChannelConvolution(kernel)
+        self.axes = spatial_axes(dims)
+        self.conv = ChannelConvolution(kernel, dims=dims)
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
-        gate: Tensor = self.gate(self.conv(x.mean((2, 3), keepdim=True)))
+        gate: Tensor = self.gate(self.conv(x.mean(self.axes, keepdim=True)))
         return x * gate
 
 
@@ -254,23 +262,44 @@ class BlurPool(nn.Module):
 
     Zhang: Making Convolutional Networks Shift-Invariant Again, 2019 (arXiv 1904.11486). The filter
     (1, 2, 1)/4 is the mean of two neighbors, taken twice, so that there are no weights to store.
+
+    Args:
+        dims: Spatial axes.
     """
+
+    def __init__(self, *, dims: int = 2) -> None:
+        super().__init__()
+        self.dims = dims
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
-        x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "reflect"), 2, stride=1)
-        return F.avg_pool2d(x, 2, stride=2)
+        average = AVERAGES[self.dims]
+        x = average(F.pad(x, (1, 1) * self.dims, "reflect"), 2, stride=1)
+        halved: Tensor = average(x, 2, stride=2)
+        return halved
 
 
 class CellMean(nn.Module):
-    """Average pooling of 2×2 cells; of those that lie half outside the map, the mean of what lies inside."""
+    """Average pooling of 2×2 cells; of those that lie half outside the map, the mean of what lies inside.
+
+    Args:
+        dims: Spatial axes.
+    """
+
+    def __init__(self, *, dims: int = 2) -> None:
+        super().__init__()
+        self.dims = dims
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
+        average = AVERAGES[self.dims]
+        means: Tensor
         if torch.compiler.is_exporting():
             # The same with the last row and column repeated: torch.export takes no rounding up at any size.
-            return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), "replicate"), 2)
-        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+            means = average(F.pad(x, (0, 1) * self.dims, "replicate"), 2)
+        else:
+            means = average(x, 2, ceil_mode=True, count_include_pad=False)
+        return means
 
 
 class EffectiveSqueezeExcitation(nn.Module):

@@ -18,10 +18,24 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 from skipnets.errors import UserError, near_matches
 
-Stem = Literal["imagenet", "small", "cifar", "deep", "tiered"]
+Stem = Literal["imagenet", "stride1", "small", "cifar", "deep", "tiered"]
 # Stem → how much smaller its maps are than the input, and the usual input size.
-STEM_REDUCTION: Mapping[str, int] = {"imagenet": 4, "small": 2, "cifar": 1, "deep": 4, "tiered": 4}
-_DEFAULT_SIZE: Mapping[str, int] = {"imagenet": 224, "small": 64, "cifar": 32, "deep": 224, "tiered": 224}
+STEM_REDUCTION: Mapping[str, int] = {
+    **dict.fromkeys(("imagenet", "deep", "tiered"), 4),
+    "stride1": 2,
+    "small": 2,
+    "cifar": 1,
+}
+_DEFAULT_SIZE: Mapping[str, int] = {
+    **dict.fromkeys(("imagenet", "deep", "tiered", "stride1"), 224),
+    "small": 64,
+    "cifar": 32,
+}
+# Spatial axes → their letters in a shape, and what inputs with so many are called.
+AXES: Mapping[int, str] = {1: "L", 2: "H, W", 3: "D, H, W"}
+INPUTS: Mapping[int, str] = {1: "signals", 2: "images", 3: "volumes"}
+# The longest default side of volumes, and the default length of signals.
+_VOLUME_SIDE, _SIGNAL_LENGTH = 96, 1024
 Pooling = Literal["avg", "max", "avgmax", "catavgmax", ""]
 NormKind = Literal["batch", "group", "layer2d", "instance", "filter-response", "evonorm-s0"]
 Norm = NormKind | None
@@ -78,7 +92,8 @@ class ModelConfig:
             reduces the maps to a quarter); `"small"` is one 3×3 convolution of stride 2 (to half their
             size); `"cifar"` is one of stride 1 (which keeps it). `"deep"` is three 3×3 convolutions in
             place of the 7×7 (DenseNets and ResNets; He et al. 2019, arXiv 1812.01187), and `"tiered"`, of
-            ResNets, the same with fewer channels in the first.
+            ResNets, the same with fewer channels in the first. `"stride1"`, of ResNets, is `"imagenet"` with
+            a 7×7 convolution of stride 1 (to half the size), which MONAI's ResNets have by default.
         in_chans: Channels of the input: 3 for color, 1 for gray.
         num_classes: Outputs of the head; 0 for no head, so the model returns pooled features.
         global_pool: Pooling of the last map: `"avg"`, `"max"`, `"avgmax"` (the mean of both), `"catavgmax"`
@@ -91,6 +106,9 @@ class ModelConfig:
             `"layer2d"` (over the channels of each pixel), `"instance"` (over the pixels of each channel),
             `"filter-response"` (arXiv 1911.09737) or `"evonorm-s0"` (arXiv 2004.02967), which take the place
             of the activation behind them as well, or None; without norms every convolution has a bias.
+        dims: Spatial axes of the input, in DenseNets and ResNets: 1 for signals (N, C, L), 2 for images
+            (N, C, H, W), 3 for volumes (N, C, D, H, W). Windows have as many: what is 3×3 here is then 3 or
+            3×3×3.
     """
 
     family: ClassVar[str]
@@ -102,6 +120,7 @@ class ModelConfig:
     most_stages: ClassVar[int] = 8
     stems: ClassVar[tuple[Stem, ...]] = ("imagenet", "small", "cifar")
     norms: ClassVar[tuple[Norm, ...]] = _ALL_NORMS
+    dimensions: ClassVar[tuple[int, ...]] = (2,)
 
     name: str
     block_config: tuple[int, ...]
@@ -113,8 +132,14 @@ class ModelConfig:
     proj_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     norm: Norm = "batch"
+    dims: int = 2
 
     def __post_init__(self) -> None:
+        if self.dims not in self.dimensions or isinstance(self.dims, bool):
+            possible = (
+                "1, 2 or 3" if len(self.dimensions) > 1 else f"2 for {self.name}: it takes images alone"
+            )
+            raise UserError(f"dims={self.dims!r}: must be {possible}")
         most = self.most_stages
         if not isinstance(self.block_config, (tuple, list)) or not 1 <= len(self.block_config) <= most:
             raise UserError(f"block_config={self.block_config!r}: must list the layers of 1 to {most} stages")
@@ -157,8 +182,11 @@ class ModelConfig:
 
     @property
     def default_size(self) -> int:
-        """Default height and width of the images."""
-        return _DEFAULT_SIZE[self.stem]
+        """Default height and width of the images, sides of volumes, or length of signals."""
+        if self.dims == 1:
+            return _SIGNAL_LENGTH
+        size = _DEFAULT_SIZE[self.stem]
+        return size if self.dims == 2 else min(size, _VOLUME_SIDE)
 
     @property
     def description(self) -> str:
@@ -193,6 +221,7 @@ class DenseNetConfig(ModelConfig):
 
     family: ClassVar[str] = "densenet"
     stems: ClassVar[tuple[Stem, ...]] = ("imagenet", "small", "cifar", "deep")
+    dimensions: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
     growth_rate: int = 32
     bottleneck: int | None = 4
@@ -278,6 +307,7 @@ class ResNetConfig(ModelConfig):
 
     family: ClassVar[str] = "resnet"
     stems: ClassVar[tuple[Stem, ...]] = get_args(Stem)
+    dimensions: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
     width: int = 64
@@ -345,7 +375,7 @@ class ResNetConfig(ModelConfig):
     @property
     def has_stem_pool(self) -> bool:
         """Whether the stem ends with pooling, or with the convolution in its place."""
-        return STEM_REDUCTION[self.stem] == 4
+        return STEM_REDUCTION[self.stem] == 4 or self.stem == "stride1"
 
     @property
     def has_simple_stem(self) -> bool:

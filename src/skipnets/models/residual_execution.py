@@ -2,7 +2,8 @@
 
 `skipnets.models.block_execution` gives blocks and networks these classes and takes them away again.
 
-Shapes: N batch, C channels, H height, W width, S stride.
+Shapes: N batch, C channels, H height, W width, S stride. Maps (N, C, H, W) are (N, C, L) of signals and
+    (N, C, D, H, W) of volumes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from skipnets.models.backbone import check_input
+from skipnets.models.registry import AXES
 from skipnets.models.resnet import BasicBlock, BottleneckBlock, PadShortcut, ResNet
 from skipnets.models.switched_module import NATIVE_KERNELS, SwitchedModule, measure_network
 from skipnets.ops import guards
@@ -87,9 +89,9 @@ class _MemoryEfficientBlock(SwitchedModule):
         return reason
 
     def _unsupported_input(self, features: Tensor) -> str | None:
-        if features.ndim != 4:
-            return "the input is not (N, C, H, W)"
         checked = _CHECKED[self]
+        if features.ndim != 2 + len(checked.pairs[0].convolution.kernel_size):
+            return "the input has another number of axes than the kernels"
         parameters = [tensor for pair in checked.pairs for tensor in pair.parameters()]
         reason = guards.unsupported_input(features, parameters)
         if reason is None and features.dtype != parameters[0].dtype:
@@ -124,7 +126,7 @@ class MemoryEfficientResNet(SwitchedModule, ResNet):
             measure_network(self, x)
         if self.unsupported_reason(x) is not None:
             return ResNet.forward_features(self, x)
-        x = check_input(x, self.config.in_chans, self.config.smallest_size)
+        x = check_input(x, self.config.in_chans, self.config.smallest_size, self.config.dims)
         maps, statistics, rows = stem(x, *self._stem_operation())
         update_running_statistics(cast(nn.BatchNorm2d, self.bn1), statistics, rows)
         for _, stage in islice(self.named_stages(), 4 if self.config.has_stem_pool else 3, None):
@@ -147,8 +149,8 @@ class MemoryEfficientResNet(SwitchedModule, ResNet):
             return f"it has other modules than {', '.join(names)}"
         if reason := guards.unsupported_activation(self.relu, self.bn1):
             return reason
-        size = 7 if getattr(self.conv1, "kernel_size", None) == (7, 7) else 3
-        stride = 2 if getattr(self.conv1, "stride", None) == (2, 2) else 1
+        size = 7 if getattr(self.conv1, "kernel_size", (3,))[0] == 7 else 3
+        stride = _stride(self.conv1)
         return (
             guards.unsupported_hooks(modules.values())
             or guards.unsupported_convolution(self.conv1, size, stride=stride)
@@ -157,8 +159,8 @@ class MemoryEfficientResNet(SwitchedModule, ResNet):
         )
 
     def _unsupported_input(self, features: Tensor) -> str | None:
-        if features.ndim != 4:
-            return "the input is not (N, C, H, W)"
+        if features.ndim != 2 + self.config.dims:
+            return f"the input is not (N, C, {AXES[self.config.dims]})"
         if features.device.type != "cpu":
             return "the stem is one operation on CPUs alone"
         _, parameters = self._stem_operation()
@@ -212,7 +214,7 @@ def _plan(block: nn.Module) -> ResidualBlockPlan:
         strides=tuple(pair.convolution.stride[0] for pair in pairs),
         eps=tuple(pair.norm.eps for pair in pairs),
         projects=isinstance(shortcut, nn.Sequential),
-        zeros_before=shortcut.padding[4] if isinstance(shortcut, PadShortcut) else 0,
+        zeros_before=shortcut.padding[-2] if isinstance(shortcut, PadShortcut) else 0,
     )
 
 
@@ -241,12 +243,17 @@ def _unsupported_layers(block: nn.Module) -> str | None:
     )
 
 
+def _stride(convolution: nn.Module) -> int:
+    """2 for a stride of 2 along every axis, else 1."""
+    strides = getattr(convolution, "stride", (1,))
+    return 2 if set(strides) == {2} else 1
+
+
 def _unsupported_pairs(
     convolutions: list[nn.Module], norms: list[nn.Module], sizes: tuple[int, ...]
 ) -> Iterator[str | None]:
     for convolution, norm, size in zip(convolutions, norms, sizes, strict=True):
-        stride = 2 if getattr(convolution, "stride", None) == (2, 2) else 1
-        yield guards.unsupported_convolution(convolution, size, stride=stride)
+        yield guards.unsupported_convolution(convolution, size, stride=_stride(convolution))
         yield guards.unsupported_norm(norm)
 
 
@@ -254,19 +261,17 @@ def _unsupported_shortcut(block: nn.Module) -> str | None:
     """Why a shortcut cannot be part of the operation, or None; the branch has been checked."""
     pairs, shortcut = _children(block)[0], block.downsample
     first, last = cast(nn.Conv2d, pairs[0]), cast(nn.Conv2d, pairs[-1])
-    stride = max(cast(nn.Conv2d, each).stride for each in pairs)
+    stride = max(_stride(each) for each in pairs)
     added = last.out_channels - first.in_channels
-    if sum(cast(nn.Conv2d, each).stride == (2, 2) for each in pairs) > 1:
+    if sum(_stride(each) == 2 for each in pairs) > 1:
         return "two of its convolutions have a stride"
     if shortcut is None:
-        return None if stride == (1, 1) and added == 0 else "its shortcut does not fit its branch"
+        return None if stride == 1 and added == 0 else "its shortcut does not fit its branch"
     if type(shortcut) is PadShortcut:
-        before, after = shortcut.padding[4:]
-        fits = (shortcut.stride, shortcut.stride) == stride and before + after == added
-        return (
-            None if fits and shortcut.padding[:4] == (0, 0, 0, 0) else "its shortcut does not fit its branch"
-        )
+        *around, before, after = shortcut.padding
+        fits = shortcut.stride == stride and before + after == added
+        return None if fits and not any(around) else "its shortcut does not fit its branch"
     if type(shortcut) is not nn.Sequential or len(shortcut) != 2:
         return "its shortcut is not a convolution with a norm"
-    reason = guards.unsupported_convolution(shortcut[0], 1, stride=stride[0])
+    reason = guards.unsupported_convolution(shortcut[0], 1, stride=stride)
     return reason or guards.unsupported_norm(shortcut[1])

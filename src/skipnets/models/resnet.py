@@ -4,7 +4,8 @@ He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2016 (arXiv 1
 names and arithmetic are torchvision's ("v1.5": the 3×3 convolution of a bottleneck block has the stride), so
 its checkpoints load unchanged.
 
-Shapes: N batch, C channels, H height, W width, S stride.
+Shapes: N batch, C channels, H height, W width, S stride. Maps (N, C, H, W) are (N, C, L) of signals and
+    (N, C, D, H, W) of volumes: `dims` is the number of their spatial axes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from skipnets.models.layers import (
     make_activation,
 )
 from skipnets.models.registry import STEM_REDUCTION, BlockActivation, Norm, ResNetConfig
+from skipnets.models.spatial import AVERAGE_POOLINGS, AVERAGES, CONVOLUTIONS, MAX_POOLINGS, Convolution
 
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
@@ -55,15 +57,18 @@ class BasicBlock(nn.Module):
         activation: BlockActivation = "relu",
         proj_drop_rate: float,
         drop_path_rate: float,
+        dims: int = 2,
     ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(in_channels, out_channels, norm=norm, stride=stride, dilation=dilation[0])
-        self.bn1 = make_norm(norm, out_channels)
+        self.conv1 = _conv3x3(
+            in_channels, out_channels, norm=norm, stride=stride, dilation=dilation[0], dims=dims
+        )
+        self.bn1 = make_norm(norm, out_channels, dims=dims)
         self.relu1 = activation_after(norm, activation)
         self.aa = anti_aliasing
         self.dropout = nn.Dropout(proj_drop_rate)
-        self.conv2 = _conv3x3(out_channels, out_channels, norm=norm, dilation=dilation[1])
-        self.bn2 = make_norm(norm, out_channels, activated=False)
+        self.conv2 = _conv3x3(out_channels, out_channels, norm=norm, dilation=dilation[1], dims=dims)
+        self.bn2 = make_norm(norm, out_channels, activated=False, dims=dims)
         self.se = attention
         self.drop_path = StochasticDepth(drop_path_rate, "row")
         self.downsample = shortcut
@@ -99,18 +104,21 @@ class BottleneckBlock(nn.Module):
         activation: BlockActivation = "relu",
         proj_drop_rate: float,
         drop_path_rate: float,
+        dims: int = 2,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, stride=strides[0], bias=norm is None)
-        self.bn1 = make_norm(norm, width)
+        self.conv1 = CONVOLUTIONS[dims](in_channels, width, 1, stride=strides[0], bias=norm is None)
+        self.bn1 = make_norm(norm, width, dims=dims)
         self.relu1 = activation_after(norm, activation)
-        self.conv2 = _conv3x3(width, width, norm=norm, stride=strides[1], dilation=dilation, groups=groups)
-        self.bn2 = make_norm(norm, width)
+        self.conv2 = _conv3x3(
+            width, width, norm=norm, stride=strides[1], dilation=dilation, groups=groups, dims=dims
+        )
+        self.bn2 = make_norm(norm, width, dims=dims)
         self.relu2 = activation_after(norm, activation)
         self.aa = anti_aliasing
         self.dropout = nn.Dropout(proj_drop_rate)
-        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=norm is None)
-        self.bn3 = make_norm(norm, out_channels, activated=False)
+        self.conv3 = CONVOLUTIONS[dims](width, out_channels, 1, bias=norm is None)
+        self.bn3 = make_norm(norm, out_channels, activated=False, dims=dims)
         self.se = attention
         self.drop_path = StochasticDepth(drop_path_rate, "row")
         self.downsample = shortcut
@@ -131,16 +139,17 @@ class BottleneckBlock(nn.Module):
 class PadShortcut(nn.Module):
     """The paper's option A: every S-th pixel, and zeros for new channels. It has no parameters."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, dims: int = 2) -> None:
         super().__init__()
         added = out_channels - in_channels
-        self.padding = (0, 0, 0, 0, added // 2, added - added // 2)
+        self.padding = (*(0, 0) * dims, added // 2, added - added // 2)
         self.stride = stride
+        self.dims = dims
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
         # Pooling over single pixels is x[:, :, ::S, ::S] in a form that torch.export takes at any size.
-        return F.pad(F.avg_pool2d(x, kernel_size=1, stride=self.stride), self.padding)
+        return F.pad(AVERAGES[self.dims](x, kernel_size=1, stride=self.stride), self.padding)
 
 
 class ResNet(Backbone[ResNetConfig]):
@@ -156,9 +165,9 @@ class ResNet(Backbone[ResNetConfig]):
         super().__init__(config)
         norm, channels = config.norm, config.stem_widths()[-1]
         self.conv1 = _stem(config)
-        self.bn1 = make_norm(norm, channels)
+        self.bn1 = make_norm(norm, channels, dims=config.dims)
         self.relu = activation_after(config.norm, config.activation)
-        reduction = 2 if config.has_stem_pool else STEM_REDUCTION[config.stem]
+        reduction = STEM_REDUCTION[config.stem] // (2 if config.has_stem_pool else 1)
         self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=reduction, module="relu")]
         if config.has_stem_pool:
             self.maxpool = _stem_pool(config, channels)
@@ -231,44 +240,54 @@ class ResNet(Backbone[ResNetConfig]):
 def _stem(config: ResNetConfig) -> nn.Module:
     """The convolutions of the stem, without the last one's norm."""
     *inner, channels = config.stem_widths()
-    if not inner and config.stem == "imagenet":
-        return nn.Conv2d(config.in_chans, channels, 7, stride=2, padding=3, bias=config.norm is None)
+    if not inner and config.stem in ("imagenet", "stride1"):
+        return CONVOLUTIONS[config.dims](
+            config.in_chans,
+            channels,
+            7,
+            stride=2 if config.stem == "imagenet" else 1,
+            padding=3,
+            bias=config.norm is None,
+        )
+    shared: dict[str, Any] = {"norm": config.norm, "dims": config.dims}
     if not inner:
-        return _conv3x3(config.in_chans, channels, norm=config.norm, stride=STEM_REDUCTION[config.stem])
+        return _conv3x3(config.in_chans, channels, stride=STEM_REDUCTION[config.stem], **shared)
     layers = nn.Sequential()
     for number, (width, into) in enumerate(zip(inner, (config.in_chans, *inner), strict=False)):
-        layers.append(_conv3x3(into, width, norm=config.norm, stride=2 if number == 0 else 1))
-        layers.append(make_norm(config.norm, width))
+        layers.append(_conv3x3(into, width, stride=2 if number == 0 else 1, **shared))
+        layers.append(make_norm(config.norm, width, dims=config.dims))
         layers.append(activation_after(config.norm, config.activation))
-    return layers.append(_conv3x3(inner[-1], channels, norm=config.norm))
+    return layers.append(_conv3x3(inner[-1], channels, **shared))
 
 
 def _stem_pool(config: ResNetConfig, channels: int) -> nn.Module:
     """Max-pooling, or what stands in its place, to half the size."""
-    smooth = config.anti_aliasing
+    smooth, dims = config.anti_aliasing, config.dims
     if config.stem_pool == "convolution":
-        layers = nn.Sequential(_conv3x3(channels, channels, norm=config.norm, stride=1 if smooth else 2))
+        stride = 1 if smooth else 2
+        layers = nn.Sequential(_conv3x3(channels, channels, norm=config.norm, stride=stride, dims=dims))
         if smooth:
             layers.append(_halving(config))
-        return layers.append(make_norm(config.norm, channels)).append(
-            activation_after(config.norm, config.activation)
-        )
+        layers.append(make_norm(config.norm, channels, dims=dims))
+        return layers.append(activation_after(config.norm, config.activation))
     if smooth == "average":
-        return nn.AvgPool2d(2)
+        return AVERAGE_POOLINGS[dims](2)
     if smooth == "blur":
-        return nn.Sequential(nn.MaxPool2d(kernel_size=3, stride=1, padding=1), BlurPool())
-    return nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        return nn.Sequential(MAX_POOLINGS[dims](kernel_size=3, stride=1, padding=1), BlurPool(dims=dims))
+    return MAX_POOLINGS[dims](kernel_size=3, stride=2, padding=1)
 
 
 def _halving(config: ResNetConfig) -> nn.Module:
-    return BlurPool() if config.anti_aliasing == "blur" else CellMean()
+    return (BlurPool if config.anti_aliasing == "blur" else CellMean)(dims=config.dims)
 
 
 def _attention(config: ResNetConfig, channels: int) -> nn.Module | None:
     if config.attention is None:
         return None
     width = config.attention_width(channels)
-    return SqueezeExcitation(channels, width) if config.attention == "se" else ChannelAttention(width)
+    if config.attention == "se":
+        return SqueezeExcitation(channels, width, dims=config.dims)
+    return ChannelAttention(width, dims=config.dims)
 
 
 def _block(
@@ -296,6 +315,7 @@ def _block(
             activation=config.activation,
             proj_drop_rate=config.proj_drop_rate,
             drop_path_rate=drop_path_rate,
+            dims=config.dims,
         )
     return BottleneckBlock(
         in_channels,
@@ -311,25 +331,36 @@ def _block(
         activation=config.activation,
         proj_drop_rate=config.proj_drop_rate,
         drop_path_rate=drop_path_rate,
+        dims=config.dims,
     )
 
 
 def _shortcut(config: ResNetConfig, in_channels: int, out_channels: int, stride: int) -> nn.Module:
     if config.shortcut == "pad":
-        return PadShortcut(in_channels, out_channels, stride)
+        return PadShortcut(in_channels, out_channels, stride, dims=config.dims)
+    convolution = CONVOLUTIONS[config.dims]
+    norm = make_norm(config.norm, out_channels, activated=False, dims=config.dims)
     if config.shortcut == "average":
-        layers: dict[str, nn.Module] = {"0": CellMean()} if stride == 2 else {}
-        layers["1"] = nn.Conv2d(in_channels, out_channels, 1, bias=config.norm is None)
-        layers["2"] = make_norm(config.norm, out_channels, activated=False)
+        layers: dict[str, nn.Module] = {"0": CellMean(dims=config.dims)} if stride == 2 else {}
+        layers["1"] = convolution(in_channels, out_channels, 1, bias=config.norm is None)
+        layers["2"] = norm
         return nn.Sequential(OrderedDict(layers))
-    projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=config.norm is None)
-    return nn.Sequential(projection, make_norm(config.norm, out_channels, activated=False))
+    return nn.Sequential(
+        convolution(in_channels, out_channels, 1, stride=stride, bias=config.norm is None), norm
+    )
 
 
 def _conv3x3(
-    in_channels: int, out_channels: int, *, norm: Norm, stride: int = 1, dilation: int = 1, groups: int = 1
-) -> nn.Conv2d:
-    return nn.Conv2d(
+    in_channels: int,
+    out_channels: int,
+    *,
+    norm: Norm,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    dims: int = 2,
+) -> Convolution:
+    return CONVOLUTIONS[dims](
         in_channels,
         out_channels,
         3,

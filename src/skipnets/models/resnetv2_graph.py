@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from skipnets.errors import UserError
 from skipnets.models.graph import Graph, GraphBuilder
@@ -48,7 +48,7 @@ class ResNetV2Config(ModelConfig):
     """
 
     family: ClassVar[str] = "resnetv2"
-    stems: ClassVar[tuple[Stem, ...]] = get_args(Stem)
+    stems: ClassVar[tuple[Stem, ...]] = ("imagenet", "small", "cifar", "deep", "tiered")
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
     width: int = 64

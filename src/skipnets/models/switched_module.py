@@ -44,6 +44,8 @@ class SwitchedModule(nn.Module):
     def unsupported_reason(self, features: Tensor) -> str | None:
         """Why this forward pass has to be plain, or None; remembered for the report."""
         if torch.compiler.is_compiling():  # It would have to follow what is remembered.
+            if features.ndim != 4:
+                return "a compiler has operators for images alone"
             return (
                 guards.unsupported_transform()
                 or self.unsupported_structure()
@@ -101,13 +103,13 @@ def measure_network(network: Backbone[Any], x: Tensor) -> None:
         network: Its structure and weights are not changed.
         x: (N, C, H, W) images; what is measured is for batches like this one.
     """
-    on_cpu = x.device.type == "cpu" and x.ndim == 4
+    on_cpu = x.device.type == "cpu" and x.ndim == 2 + network.config.dims
     if not on_cpu or not network.training or not torch.is_grad_enabled() or guards.unsupported_tracing(x):
         return
     config = network.config
-    images, channels, height, width = check_input(x, config.in_chans, config.smallest_size).shape
+    shape = tuple(check_input(x, config.in_chans, config.smallest_size, config.dims).shape)
     last = any(parameter.ndim == 4 and not parameter.is_contiguous() for parameter in network.parameters())
-    execution = fastest_execution(network, (images, channels, height, width), channels_last=last)
+    execution = fastest_execution(network, shape, channels_last=last)
     for module in network.modules():
         if isinstance(module, SwitchedModule):
             module.measured = execution.policy

@@ -236,8 +236,7 @@ class NormGradient:
         """Finish the sums.
 
         Args:
-            weight_product: (C,), Σ dW ⊙ W of the convolution behind this norm and its ReLU, over everything
-                but the input channel.
+            weight_product: (C,), that of the convolution behind this norm and its ReLU.
         """
         gamma_product = weight_product - self._beta * self._beta_gradient  # γ dγ
         gamma_gradient = gamma_product / self._gamma
@@ -251,6 +250,11 @@ class NormGradient:
             projection=self._inverse_std.square() * gamma_product,
         )
         return ParameterGradients(gamma_gradient, self._beta_gradient, correction)
+
+
+def weight_product(gradient: Tensor, weight: Tensor) -> Tensor:
+    """(C,) Σ dW ⊙ W of a convolution's weights (K, C, s, s), over everything but the input channel."""
+    return (gradient * weight).sum((0, *range(2, weight.ndim)))
 
 
 def explicit_columns(gammas: list[Tensor], dtype: torch.dtype) -> list[Columns]:

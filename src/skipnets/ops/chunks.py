@@ -1,7 +1,8 @@
 """Processing feature maps a few images at a time, so that intermediate values stay in the cache.
 
 Shapes: N images, H height, W width, C channels; a map (N, C, H, W) in channels-last order is, without a
-    copy, a matrix of M = N·H·W rows (positions) and C columns (channels).
+    copy, a matrix of M = N·H·W rows (positions) and C columns (channels). The same holds for those of
+    signals (N, C, L) and volumes (N, C, D, H, W).
 """
 
 from __future__ import annotations
@@ -25,21 +26,35 @@ GPU_CHUNK_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class MapShape:
-    """The shape of feature maps without their channels."""
+    """The shape of feature maps without their channels.
+
+    Args:
+        images: N.
+        sides: (H, W) of images, (L,) of signals, (D, H, W) of volumes.
+    """
 
     images: int
-    height: int
-    width: int
+    sides: tuple[int, ...]
 
     @classmethod
     def of(cls, maps: Tensor) -> MapShape:
         """Of (N, C, H, W) maps."""
-        return cls(maps.shape[0], maps.shape[2], maps.shape[3])
+        return cls(maps.shape[0], tuple(maps.shape[2:]))
+
+    @property
+    def height(self) -> int:
+        """Of images."""
+        return self.sides[-2]
+
+    @property
+    def width(self) -> int:
+        """Of images."""
+        return self.sides[-1]
 
     @property
     def area(self) -> int:
         """Positions of one image, H·W."""
-        return self.height * self.width
+        return math.prod(self.sides)
 
     @property
     def rows(self) -> int:
@@ -67,22 +82,28 @@ class MapShape:
 
 def as_matrix(maps: Tensor) -> Tensor:
     """(N, C, H, W) → (N·H·W, C); a view where the maps are in channels-last order, else a copy."""
-    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+    return maps.movedim(1, -1).reshape(-1, maps.shape[1])
 
 
 def as_maps(matrix: Tensor, shape: MapShape) -> Tensor:
     """(n·H·W, C) with whole images → (n, C, H, W) in channels-last order, without a copy."""
-    return matrix.view(-1, shape.height, shape.width, matrix.shape[1]).permute(0, 3, 1, 2)
+    return matrix.view(-1, *shape.sides, matrix.shape[1]).movedim(-1, 1)
 
 
 def empty_maps(shape: MapShape, channels: int, like: Tensor, dtype: torch.dtype) -> Tensor:
     """Uninitialized (N, C, H, W) maps in channels-last order on the device of `like`."""
-    size = (shape.images, channels, shape.height, shape.width)
+    size = (shape.images, channels, *shape.sides)
+    places = [channels * math.prod(shape.sides[axis + 1 :]) for axis in range(len(shape.sides))]
+    strides = (shape.area * channels, 1, *places)
     nbytes = shape.rows * channels * dtype.itemsize
     if like.device.type == "cpu" and nbytes >= LARGE_BYTES:
-        strides = (shape.area * channels, 1, shape.width * channels, channels)
         return torch.empty(0, dtype=dtype).set_(MEMORY.storage(nbytes), 0, size, strides)
-    return torch.empty(size, dtype=dtype, device=like.device, memory_format=torch.channels_last)
+    return torch.empty_strided(size, strides, dtype=dtype, device=like.device)
+
+
+def is_channels_last(maps: Tensor) -> bool:
+    """Whether (N, C, H, W) maps lie in channels-last order."""
+    return maps.movedim(1, -1).is_contiguous()
 
 
 def empty_tensor_like(tensor: Tensor) -> Tensor:

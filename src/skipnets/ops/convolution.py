@@ -4,13 +4,14 @@ To a 1×1 kernel it does not matter which positions form an image. Which way of 
 depends on the processor, and by factors: it is measured (`pointwise_ways`).
 
 Shapes: n images of H×W in m = n·H·W rows, C input channels, K output channels; the kernel is s×s, 1 or 3, and
-    the padding (s − 1)/2.
+    the padding (s − 1)/2. Signals and volumes have one axis less or more, and so have their kernels.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Literal, NamedTuple, cast, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from skipnets.ops.choices import CHOICES
 from skipnets.ops.chunks import MapShape, as_maps, as_matrix
 
 _MANY_IMAGES = 16
+CONVOLVE: Mapping[int, Callable[..., Any]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+"""The convolution by the number of spatial axes."""
 
 Way = Literal["columns", "maps", "product"]
 """How a 1×1 convolution is computed: by the library's convolution, of the rows read as at least 16 equal
@@ -55,7 +58,7 @@ def pointwise_ways(
     @functools.cache
     def operands() -> tuple[Tensor, Tensor, Tensor]:
         """What is only made if something has to be measured: x, weights, gradient."""
-        sizes = ((rows, channels), (outputs, channels, 1, 1), (rows, outputs))
+        sizes = ((rows, channels), (outputs, channels, *[1] * len(shape.sides)), (rows, outputs))
         x, weight, gradient = (torch.ones(size) for size in sizes)
         return x, weight, gradient
 
@@ -67,7 +70,7 @@ def pointwise_ways(
         x, weight, gradient = operands()
         return convolve_backward(gradient, x, weight, shape, way, weight_gradient=torch.zeros_like(weight))
 
-    problem = f"1x1 convolution {channels}>{outputs} {shape.height}x{shape.width}"
+    problem = f"1x1 convolution {channels}>{outputs} {'x'.join(map(str, shape.sides))}"
     chosen = [
         CHOICES.choose(f"{problem} {name}", {way: functools.partial(run, way) for way in get_args(Way)})
         for name, run in (("forward", forward), ("backward", backward))
@@ -77,10 +80,11 @@ def pointwise_ways(
 
 def convolve(x: Tensor, weight: Tensor, shape: MapShape, way: Way = "columns") -> Tensor:
     """Convolution: (m, C) with weights (K, C, s, s) → (m, K)."""
-    if way == "product" and weight.shape[2:] == (1, 1):
+    if way == "product" and _is_pointwise(weight):
         return x @ weight.flatten(1).t()
-    extent = _extent(len(x), weight, shape, way)
-    return as_matrix(F.conv2d(as_maps(x, extent), weight, padding=weight.shape[-1] // 2))
+    extent, weight = _extent(len(x), weight, shape, way)
+    maps: Tensor = CONVOLVE[len(extent.sides)](as_maps(x, extent), weight, padding=weight.shape[-1] // 2)
+    return as_matrix(maps).contiguous()  # Maps of a single signal or volume may be a transposed view.
 
 
 def convolve_backward(
@@ -96,30 +100,62 @@ def convolve_backward(
 
     That of the weights (K, C, s, s) is added to `weight_gradient`, in its type.
     """
-    if way == "product" and weight.shape[2:] == (1, 1):
+    if way == "product" and _is_pointwise(weight):
         weight_gradient.flatten(1).addmm_(gradient.t(), x)
         return gradient @ weight.flatten(1)
-    extent = _extent(len(x), weight, shape, way)
-    x_gradient, chunk_weight_gradient, _ = torch.ops.aten.convolution_backward(
-        as_maps(gradient, extent),
-        as_maps(x, extent),
+    extent, weight = _extent(len(x), weight, shape, way)
+    x_gradient, chunk_weight_gradient = convolution_gradients(
+        as_maps(gradient, extent), as_maps(x, extent), weight, padding=weight.shape[-1] // 2
+    )
+    weight_gradient += chunk_weight_gradient.view(weight_gradient.shape)
+    assert x_gradient is not None
+    return as_matrix(x_gradient).contiguous()
+
+
+def convolution_gradients(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    *,
+    stride: int = 1,
+    padding: int,
+    input_gradient: bool = True,
+) -> tuple[Tensor | None, Tensor]:
+    """The gradients of a convolution's input, if wanted, and of its weights.
+
+    Args:
+        gradient: (n, K, …) of the output.
+        x: (n, C, …).
+        weight: (K, C, s, …).
+        stride: Along every axis.
+        padding: Along every axis.
+        input_gradient: Whether that of x is wanted.
+    """
+    dims = x.ndim - 2
+    x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
+        gradient,
+        x,
         weight,
         bias_sizes=None,
-        stride=[1, 1],
-        padding=[weight.shape[-1] // 2] * 2,
-        dilation=[1, 1],
+        stride=[stride] * dims,
+        padding=[padding] * dims,
+        dilation=[1] * dims,
         transposed=False,
-        output_padding=[0, 0],
+        output_padding=[0] * dims,
         groups=1,
-        output_mask=[True, True, False],
+        output_mask=[input_gradient, True, False],
     )
-    weight_gradient += chunk_weight_gradient
-    return as_matrix(x_gradient)
+    return x_gradient, weight_gradient
 
 
-def _extent(rows: int, weight: Tensor, shape: MapShape, way: Way) -> MapShape:
-    """The shape of the maps as which the rows are convolved."""
-    if weight.shape[2:] != (1, 1) or way == "maps":
-        return shape
+def _is_pointwise(weight: Tensor) -> bool:
+    return weight.shape[2:].numel() == 1
+
+
+def _extent(rows: int, weight: Tensor, shape: MapShape, way: Way) -> tuple[MapShape, Tensor]:
+    """The shape of the maps as which the rows are convolved, and the weights for them."""
+    if not _is_pointwise(weight) or way == "maps":
+        return shape, weight
     images = next(count for count in range(min(_MANY_IMAGES, rows), rows + 1) if rows % count == 0)
-    return MapShape(images, rows // images, 1)
+    columns = weight if weight.ndim == 4 else weight.view(*weight.shape[:2], 1, 1)
+    return MapShape(images, (rows // images, 1)), columns

@@ -22,6 +22,7 @@ Everything is computed a few images at a time, so that what is made between two 
 
 Shapes: N images, H×W positions, M = N·H·W rows, C₀ channels of the input, k growth rate, L layers, C = C₀ +
     L·k, K channels of the bottleneck. Layer l (from 0) reads columns [0, C₀ + l·k) and writes the next k.
+    Signals (N, C, L) and volumes (N, C, D, H, W) are the same with other positions.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from skipnets.ops.batch_norm import (
     explicit_columns,
     relu_backward,
     scale_shift_relu,
+    weight_product,
 )
 from skipnets.ops.choices import CHOICES
 from skipnets.ops.chunks import MapShape, Workspace, as_matrix, empty_maps
@@ -138,7 +140,7 @@ def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameter
         x,
         plan.dtype,
         layers,
-        fused=unsupported_block(x.device, x.dtype, widths=growth_widths(layers)) is None,
+        fused=unsupported_block(x.device, x.dtype, widths=growth_widths(layers), dims=x.ndim - 2) is None,
     )
     return execute(way, x, plan, layers)
 
@@ -435,7 +437,7 @@ class _Backward(_Pass):
         )
         weight2_gradient = torch.zeros_like(weight2)
         masked = list(self._back(growth_gradient, bottleneck, norm2, weight2, weight2_gradient))
-        gamma2, beta2, correction2 = norm2.finish((weight2_gradient * weight2).sum((0, 2, 3)))
+        gamma2, beta2, correction2 = norm2.finish(weight_product(weight2_gradient, weight2))
         line = correction2.as_line(statistics.mean, self.shape.rows)
         bottleneck_gradient = self._behind_norm(masked, bottleneck, norm2.affine.scale, line)
         weight1_gradient = self._into_buffer(bottleneck_gradient, source, norm1, layer.weight1)
@@ -508,7 +510,7 @@ class _Backward(_Pass):
         self, norm: NormGradient, weight: Tensor, weight_gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Gradients of γ and β; what the statistics contribute is added to the features' correction."""
-        gamma, beta, correction = norm.finish((weight_gradient * weight).sum((0, 2, 3)))
+        gamma, beta, correction = norm.finish(weight_product(weight_gradient, weight))
         for total, own in zip(self.correction, correction, strict=True):
             total[: own.shape[0]] += own
         return gamma, beta

@@ -8,13 +8,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as module_internals
 
+# Of signals, images and volumes.
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+MaxPooling = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d
+_CONVOLUTIONS, _MAX_POOLINGS = get_args(Convolution), get_args(MaxPooling)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOK_TABLES = tuple(f"_global{table}" for table in _HOOK_TABLES)
 
@@ -60,7 +65,7 @@ def unsupported_input(x: Tensor, parameters: Iterable[Tensor], *, casts: bool = 
         return "the input is sparse or an inference tensor"
     if x.dtype != computing_dtype(x.device, dtype) and not (casts and x.dtype == dtype):
         return f"the input is {x.dtype}, not {computing_dtype(x.device, dtype)}"
-    if x.shape[0] * x.shape[2] * x.shape[3] < 2:
+    if x.shape[0] * x.shape[2:].numel() < 2:
         return "there is one value a channel: no batch statistics"
     return None
 
@@ -73,7 +78,7 @@ def computing_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 
 def unsupported_norm(norm: nn.Module) -> str | None:
     """The norm must be a batch norm that uses the batch's statistics."""
-    if type(norm) is not nn.BatchNorm2d:
+    if type(norm) not in _BATCH_NORMS:
         return f"its norm is {_article(type(norm).__name__)}, not a BatchNorm2d"
     if not norm.training:
         return "a norm is in eval mode"
@@ -93,13 +98,14 @@ def unsupported_activation(activation: nn.Module, norm: nn.Module) -> str | None
 
 def unsupported_convolution(convolution: nn.Module, size: int, *, stride: int = 1) -> str | None:
     """The convolution must be a plain one of this size and stride, padded by half its size, without bias."""
-    if type(convolution) is not nn.Conv2d:
+    if not isinstance(convolution, Convolution) or type(convolution) not in _CONVOLUTIONS:
         return f"its convolution is {_article(type(convolution).__name__)}, not a Conv2d"
+    dims = len(convolution.kernel_size)
     wanted = {
-        "kernel_size": (size, size),
-        "stride": (stride, stride),
-        "padding": (size // 2, size // 2),
-        "dilation": (1, 1),
+        "kernel_size": (size,) * dims,
+        "stride": (stride,) * dims,
+        "padding": (size // 2,) * dims,
+        "dilation": (1,) * dims,
         "groups": 1,
         "padding_mode": "zeros",
         "bias": None,
@@ -113,7 +119,8 @@ def unsupported_convolution(convolution: nn.Module, size: int, *, stride: int = 
 def unsupported_max_pooling(pool: nn.Module) -> str | None:
     """The pooling must be the maximum of 3×3 at stride 2."""
     wanted = nn.MaxPool2d(3, 2, 1)
-    if type(pool) is not nn.MaxPool2d or pool.extra_repr() != wanted.extra_repr() or pool.return_indices:
+    known = isinstance(pool, MaxPooling) and type(pool) in _MAX_POOLINGS
+    if not known or pool.extra_repr() != wanted.extra_repr() or pool.return_indices:
         return "its pooling is not the maximum of 3×3 at stride 2"
     return None
 

@@ -220,7 +220,7 @@ def _(
     size = (n, weight.shape[0], height // 2, width // 2)
     statistics = _empty_statistics(x, x.dtype, channels)
     if fused:
-        pooled = MapShape(n, height // 2, width // 2).rows
+        pooled = MapShape(n, (height // 2, width // 2)).rows
         saved = [gamma.new_empty(2, channels), x.new_empty(pooled, channels)]
         return [_channels_last(x, size), *statistics, *saved]
     last = x.is_contiguous(memory_format=torch.channels_last)
@@ -324,7 +324,7 @@ def _(
 ) -> list[Tensor]:
     n, height, width = (shape := convolved_shape(images)).images, shape.height, shape.width
     channels = weight.shape[0]
-    pooled = MapShape(n, (height + 1) // 2, (width + 1) // 2)
+    pooled = MapShape(n, ((height + 1) // 2, (width + 1) // 2))
     maps = _channels_last(images, (n, channels, pooled.height, pooled.width), dtype)
     statistics = _empty_statistics(gamma, dtype, channels)
     if not fused:

@@ -13,7 +13,8 @@ and y are kept. The gradients of the norms are those of `skipnets.ops.batch_norm
 
 By PyTorch's operators it takes about the time of the layers one by one, and less memory.
 
-Shapes: N images, C channels of the input, K of the output, H×W positions, S stride of the block.
+Shapes: N images, C channels of the input, K of the output, H×W positions, S stride of the block. Signals
+    (N, C, L) and volumes (N, C, D, H, W) are the same with other positions.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from skipnets.ops.autograd import differentiable_once, separate_graph, without_autocast
 from skipnets.ops.batch_norm import Affine, Statistics, map_statistics, relu_backward
 from skipnets.ops.choices import CHOICES
 from skipnets.ops.chunks import MapShape
+from skipnets.ops.convolution import CONVOLVE, convolution_gradients
 from skipnets.ops.native import unsupported_device
 
 _PROBED_ROWS = 4096
@@ -83,7 +84,7 @@ class ResidualBlockPlan:
         for index, stride in enumerate(self.strides):
             if index == self.branch:
                 current = MapShape.of(x)
-            current = MapShape(current.images, -(-current.height // stride), -(-current.width // stride))
+            current = MapShape(current.images, tuple(-(-side // stride) for side in current.sides))
             made.append(current)
         return made
 
@@ -159,7 +160,7 @@ def executor(
     x: Tensor, plan: ResidualBlockPlan, convolutions: Sequence[NormedConvolution]
 ) -> Literal["native", "pytorch"]:
     """What runs a block: native code where there is some and, when measured, it is faster."""
-    if unsupported_device(x.device, x.dtype) is not None:
+    if unsupported_device(x.device, x.dtype, dims=x.ndim - 2) is not None:
         return "pytorch"
     from skipnets.ops.native.residual_block import NATIVE
 
@@ -238,14 +239,14 @@ def _forward(
     with without_autocast(x.device):
         for index, (weight, gamma, beta) in enumerate(convolutions):
             source = x if index in (0, plan.branch) else _scale_shift(outputs[-1], affines[-1]).relu_()
-            outputs.append(F.conv2d(source, weight, None, plan.strides[index], weight.shape[2] // 2))
+            outputs.append(_convolve(source, weight, plan.strides[index]))
             statistics.append(map_statistics(outputs[-1]))
             affines.append(Affine.of(statistics[-1], gamma, beta, plan.eps[index]))
         y = _scale_shift(outputs[plan.branch - 1], affines[plan.branch - 1])
         if plan.projects:
             y += _scale_shift(outputs[-1], affines[-1])
         else:
-            _taken_over(y, x.shape[1], plan).add_(x[:, :, :: plan.stride, :: plan.stride])
+            _taken_over(y, x.shape[1], plan).add_(_every(x, plan.stride))
         return y.relu_(), statistics, outputs
 
 
@@ -268,11 +269,14 @@ def _backward(
             gradient, outputs[index], gamma, None, None, statistics[index].mean, inverse, True,
             plan.eps[index], [True] * 3,
         )  # fmt: skip
-        stride, padding = [plan.strides[index]] * 2, [weight.shape[2] // 2] * 2
-        before, weight_gradient, _ = torch.ops.aten.convolution_backward(
-            through_norm[0], source, weight, None, stride, padding, [1, 1], False, [0, 0], 1,
-            [needed, True, False],
-        )  # fmt: skip
+        before, weight_gradient = convolution_gradients(
+            through_norm[0],
+            source,
+            weight,
+            stride=plan.strides[index],
+            padding=weight.shape[2] // 2,
+            input_gradient=needed,
+        )
         gradients[index] = [weight_gradient, *through_norm[1:]]
         return cast(Tensor, before)
 
@@ -291,8 +295,7 @@ def _backward(
             if needs_input_gradient:
                 x_gradient.add_(other)
         elif needs_input_gradient:
-            places = x_gradient[:, :, :: plan.stride, :: plan.stride]
-            places.add_(_taken_over(sum_gradient, x.shape[1], plan))
+            _every(x_gradient, plan.stride).add_(_taken_over(sum_gradient, x.shape[1], plan))
     flat = [tensor for each in gradients for tensor in each]
     return x_gradient if needs_input_gradient else None, flat
 
@@ -303,7 +306,19 @@ REFERENCE = Executor(_forward, _backward)
 
 def _scale_shift(maps: Tensor, affine: Affine) -> Tensor:
     """A norm with known statistics, of (N, C, H, W)."""
-    return torch.addcmul(affine.shift[:, None, None], maps, affine.scale[:, None, None])
+    channel = (-1, *[1] * (maps.ndim - 2))
+    return torch.addcmul(affine.shift.view(channel), maps, affine.scale.view(channel))
+
+
+def _convolve(maps: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """A convolution padded by half its kernel's size."""
+    convolved: Tensor = CONVOLVE[maps.ndim - 2](maps, weight, None, stride, weight.shape[2] // 2)
+    return convolved
+
+
+def _every(maps: Tensor, stride: int) -> Tensor:
+    """Every S-th position along each axis, as a view."""
+    return maps[(slice(None), slice(None), *[slice(None, None, stride)] * (maps.ndim - 2))]
 
 
 def _taken_over(maps: Tensor, channels: int, plan: ResidualBlockPlan) -> Tensor:

@@ -10,12 +10,13 @@ and kernels on a GPU keep a byte for where each maximum was). The norm's gradien
 for CIFAR is the same with a 3×3 convolution and without pooling.
 
 Shapes: N images of C channels, K channels of the stem; H×W positions after the convolution, M = N·H·W rows.
+    Signals (N, C, L) and volumes (N, C, D, H, W) are the same with other positions.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -33,11 +34,18 @@ from skipnets.ops.batch_norm import (
 )
 from skipnets.ops.choices import CHOICES
 from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
+from skipnets.ops.convolution import CONVOLVE, convolution_gradients
 from skipnets.ops.native import unsupported_device
 from skipnets.ops.triton import unsupported_kernels
 
 KERNEL, STRIDE, PADDING = 7, 2, 3
 POOL_KERNEL, POOL_STRIDE, POOL_PADDING = 3, 2, 1
+
+_MAX_POOL: Mapping[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_POOLS_WITH_INDICES: Mapping[int, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    2: (F.max_pool2d_with_indices, torch.ops.aten.max_pool2d_with_indices_backward),
+    3: (F.max_pool3d_with_indices, torch.ops.aten.max_pool3d_with_indices_backward),
+}
 
 _PROBED_ROWS = 25088
 """Positions behind the convolution of the images on which executors are compared: of two at 224×224."""
@@ -89,7 +97,8 @@ def stem(images: Tensor, plan: StemPlan, parameters: StemParameters) -> StemResu
         from skipnets.ops.native.stem import NATIVE
 
         return execute(NATIVE, images, plan, parameters)
-    fused = unsupported_kernels(images.device, plan.dtype) is None and _has_fused_kernels(plan, parameters)
+    unsupported = unsupported_kernels(images.device, plan.dtype, dims=images.ndim - 2)
+    fused = unsupported is None and _has_fused_kernels(plan, parameters)
     return execute(executor(fused=fused), images, plan, parameters)
 
 
@@ -134,7 +143,7 @@ def cpu_executor(images: Tensor, plan: StemPlan, parameters: StemParameters) -> 
     """What runs a stem on a CPU: native code where there is some and, when measured, it is faster."""
     weight = parameters.weight
     if (
-        unsupported_device(images.device, plan.dtype) is not None
+        unsupported_device(images.device, plan.dtype, dims=images.ndim - 2) is not None
         or images.dtype != plan.dtype
         or images.requires_grad
         or not (weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last))
@@ -216,7 +225,7 @@ def _forward(
         for rows in shape.chunks(convolved.shape[1], plan.dtype.itemsize, images.device):
             maps = as_maps(_activate(convolved, rows, affine, workspace), shape)
             if plan.pools:
-                maps = F.max_pool2d(maps, POOL_KERNEL, POOL_STRIDE, POOL_PADDING)
+                maps = _max_pool(maps)
             out[_images(rows, shape)] = maps
     return out, statistics, [convolved] if plan.keep_convolved else []
 
@@ -283,21 +292,16 @@ def _convolution_backward(
     weight_gradient = torch.zeros_like(weight)
     for rows in shape.chunks(gradient.shape[1], gradient.dtype.itemsize, gradient.device):
         some = _images(rows, shape)
-        of_images, of_weight, _ = torch.ops.aten.convolution_backward(
+        of_images, of_weight = convolution_gradients(
             as_maps(gradient[rows], shape),
             images[some].to(gradient.dtype),
             weight.to(gradient.dtype),
-            bias_sizes=None,
-            stride=[stride, stride],
-            padding=[weight.shape[2] // 2] * 2,
-            dilation=[1, 1],
-            transposed=False,
-            output_padding=[0, 0],
-            groups=1,
-            output_mask=[needs_image_gradient, True, False],
+            stride=stride,
+            padding=weight.shape[2] // 2,
+            input_gradient=needs_image_gradient,
         )
         weight_gradient += of_weight
-        if image_gradient is not None:
+        if image_gradient is not None and of_images is not None:
             image_gradient[some] = of_images
     return image_gradient, weight_gradient
 
@@ -311,7 +315,7 @@ def _convolve(
     weight = weight.to(plan.dtype)
     for rows in shape.chunks(weight.shape[0], plan.dtype.itemsize, images.device):
         some = images[_images(rows, shape)].to(plan.dtype)
-        maps = F.conv2d(some, weight, stride=plan.stride, padding=weight.shape[2] // 2)
+        maps = CONVOLVE[images.ndim - 2](some, weight, stride=plan.stride, padding=weight.shape[2] // 2)
         result[rows] = as_matrix(maps)
         if collector is not None:
             collector.add(result[rows])
@@ -324,24 +328,32 @@ def _activate(convolved: Tensor, rows: slice, affine: Affine, workspace: Workspa
     return scale_shift_relu(convolved[rows], affine, scratch)
 
 
+def _max_pool(maps: Tensor) -> Tensor:
+    pooled: Tensor = _MAX_POOL[maps.ndim - 2](maps, POOL_KERNEL, POOL_STRIDE, POOL_PADDING)
+    return pooled
+
+
 def _max_pool_backward(gradient: Tensor, x: Tensor) -> Tensor:
     """The gradient of max-pooling's input: each value goes to where its window's first maximum is."""
-    kernel, stride, padding = [POOL_KERNEL] * 2, [POOL_STRIDE] * 2, [POOL_PADDING] * 2
-    _, indices = F.max_pool2d_with_indices(x, kernel, stride, padding)
-    unpool = torch.ops.aten.max_pool2d_with_indices_backward
-    result: Tensor = unpool(gradient, x, kernel, stride, padding, [1, 1], False, indices)
-    return result
+    dims = x.ndim - 2
+    kernel, stride, padding = [POOL_KERNEL] * dims, [POOL_STRIDE] * dims, [POOL_PADDING] * dims
+    if dims == 1:  # PyTorch pools signals as images of height 1, and has a backward operator for these alone.
+        gradient, x = gradient.unsqueeze(2), x.unsqueeze(2)
+        kernel, stride, padding = [1, *kernel], [1, *stride], [0, *padding]
+    pool, unpool = _POOLS_WITH_INDICES[len(kernel)]
+    _, indices = pool(x, kernel, stride, padding)
+    result: Tensor = unpool(gradient, x, kernel, stride, padding, [1] * len(kernel), False, indices)
+    return result.squeeze(2) if dims == 1 else result
 
 
 def convolved_shape(images: Tensor, stride: int = STRIDE) -> MapShape:
     """The shape of the convolution's result."""
-    height, width = (-(-side // stride) for side in images.shape[2:])
-    return MapShape(images.shape[0], height, width)
+    return MapShape(images.shape[0], tuple(-(-side // stride) for side in images.shape[2:]))
 
 
 def pooled_shape(shape: MapShape) -> MapShape:
     """The shape of the pooled maps, from that of the convolution's result."""
-    return MapShape(shape.images, (shape.height + 1) // POOL_STRIDE, (shape.width + 1) // POOL_STRIDE)
+    return MapShape(shape.images, tuple((side + 1) // POOL_STRIDE for side in shape.sides))
 
 
 def _images(rows: slice, shape: MapShape) -> slice:

@@ -9,13 +9,14 @@ With P the gradient of the pooled map, each of its values reaches four positions
 column is not pooled and gets 0, but the norm's statistics reach it all the same). The norm's gradient is
 that of `skipnets.ops.batch_norm`.
 
-Shapes: N images, H×W positions, M = N·H·W rows, C channels in, K channels out.
+Shapes: N images, H×W positions, M = N·H·W rows, C channels in, K channels out. Signals (N, C, L) and volumes
+    (N, C, D, H, W) are pooled over 2 or 2×2×2 positions, and P/4 is P/2 or P/8.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -31,12 +32,15 @@ from skipnets.ops.batch_norm import (
     map_statistics,
     relu_backward,
     scale_shift_relu,
+    weight_product,
 )
 from skipnets.ops.choices import CHOICES
-from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
+from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps, is_channels_last
 from skipnets.ops.convolution import PointwiseWays, convolve, convolve_backward, pointwise_ways
 from skipnets.ops.native import unsupported_device
 from skipnets.ops.triton import unsupported_kernels
+
+_AVERAGE: Mapping[int, Callable[..., Any]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 _PROBED_ROWS = 4096
 """Positions in the images on which executors are compared."""
@@ -77,7 +81,7 @@ def transition(
         from skipnets.ops.native.transition import NATIVE
 
         return execute(NATIVE, x, parameters, eps, statistics)
-    fused = unsupported_kernels(x.device, x.dtype) is None
+    fused = unsupported_kernels(x.device, x.dtype, dims=x.ndim - 2) is None
     return execute(executor(fused=fused), x, parameters, eps, statistics)
 
 
@@ -116,7 +120,7 @@ def executor(*, fused: bool) -> Executor:
 
 def cpu_executor(x: Tensor, parameters: TransitionParameters) -> Literal["native", "pytorch"]:
     """What runs a transition on a CPU: native code where there is some and, when measured, it is faster."""
-    if unsupported_device(x.device, x.dtype) is not None:
+    if unsupported_device(x.device, x.dtype, dims=x.ndim - 2) is not None:
         return "pytorch"
     from skipnets.ops.native.transition import NATIVE
 
@@ -132,7 +136,7 @@ class _Probe:
 
     def __init__(self, x: Tensor, parameters: TransitionParameters) -> None:
         images = max(_PROBED_ROWS // (x.shape[2] * x.shape[3]), 2 * torch.get_num_threads())
-        shape = MapShape(min(len(x), images), x.shape[2], x.shape[3])
+        shape = MapShape(min(len(x), images), tuple(x.shape[2:]))
         values = torch.linspace(-1, 1, shape.rows * x.shape[1], dtype=x.dtype)
         self._x = as_maps(values.view(shape.rows, -1), shape)
         self._statistics = map_statistics(self._x)
@@ -174,7 +178,7 @@ def _forward(
     gamma, beta, weight = parameters
     affine = Affine.of(statistics, gamma, beta, eps)
     shape = MapShape.of(x)
-    pooled_shape = MapShape(shape.images, shape.height // 2, shape.width // 2)
+    pooled_shape = halved(shape)
     out = empty_maps(pooled_shape, weight.shape[0], like=x, dtype=x.dtype)
     source, target = as_matrix(x), as_matrix(out)
     compute_weight = weight.to(x.dtype)
@@ -187,7 +191,7 @@ def _forward(
             pooled = _pool(scale_shift_relu(source[rows], affine, scratch), shape)
             out_rows = _pooled_rows(rows, shape, pooled_shape)
             target[out_rows] = convolve(pooled, compute_weight, pooled_shape, way)
-    return out if x.is_contiguous(memory_format=torch.channels_last) else out.contiguous(), []
+    return out if is_channels_last(x) else out.contiguous(), []
 
 
 def _backward(
@@ -214,7 +218,7 @@ def _gradients(
     shape, pooled_shape = MapShape.of(x), MapShape.of(gradient)
     source, incoming = as_matrix(x), as_matrix(gradient)
     norm = NormGradient(statistics, gamma, beta, eps, explicit_columns([gamma], x.dtype)[0])
-    quarter = weight.to(x.dtype) / 4
+    share = weight.to(x.dtype) / 2 ** len(shape.sides)
     weight_gradient = torch.zeros_like(weight)
     x_gradient_maps = empty_maps(shape, x.shape[1], like=x, dtype=x.dtype)
     x_gradient = as_matrix(x_gradient_maps)
@@ -227,13 +231,13 @@ def _gradients(
         pooled_gradient = incoming[_pooled_rows(rows, shape, pooled_shape)]
         pooled = _pool(activated, shape)
         spread = convolve_backward(
-            pooled_gradient, pooled, quarter, pooled_shape, way, weight_gradient=weight_gradient
+            pooled_gradient, pooled, share, pooled_shape, way, weight_gradient=weight_gradient
         )
         _spread(spread, shape, out=x_gradient[rows])
         masked = relu_backward(x_gradient[rows], activated, out=x_gradient[rows])
         norm.add(masked, source[rows])
 
-    gamma_gradient, beta_gradient, correction = norm.finish((weight_gradient * weight).sum((0, 2, 3)))
+    gamma_gradient, beta_gradient, correction = norm.finish(weight_product(weight_gradient, weight))
     slope, offset = correction.as_line(statistics.mean, shape.rows)
     for rows in chunks:
         line = workspace.matrix("line", source[rows].shape, slope.dtype)
@@ -254,16 +258,23 @@ def _pooled_rows(rows: slice, shape: MapShape, pooled_shape: MapShape) -> slice:
 
 def _pool(matrix: Tensor, shape: MapShape) -> Tensor:
     """2×2 average pooling of the images in a matrix: (n·H·W, C) → (n·⌊H/2⌋·⌊W/2⌋, C)."""
-    return as_matrix(F.avg_pool2d(as_maps(matrix, shape), 2))
+    maps: Tensor = _AVERAGE[len(shape.sides)](as_maps(matrix, shape), 2)
+    return as_matrix(maps)
 
 
 def _spread(pooled: Tensor, shape: MapShape, out: Tensor) -> None:
     """Copy each value to the four positions it was pooled from; 0 where nothing was pooled."""
-    height, width, channels = shape.height // 2, shape.width // 2, pooled.shape[1]
-    images = out.view(-1, shape.height, shape.width, channels)
-    if shape.height % 2:
-        images[:, -1].zero_()
-    if shape.width % 2:
-        images[:, :, -1].zero_()
-    windows = images[:, : 2 * height, : 2 * width].view(-1, height, 2, width, 2, channels)
-    windows.copy_(pooled.view(-1, height, 1, width, 1, channels).expand_as(windows))
+    sides, channels = halved(shape).sides, pooled.shape[1]
+    windows = out.view(-1, *shape.sides, channels)
+    for axis, side in enumerate(shape.sides, 1):
+        if side % 2:
+            windows.select(axis, -1).zero_()
+            windows = windows.narrow(axis, 0, side - 1)
+    windows = windows.view(-1, *(length for side in sides for length in (side, 2)), channels)
+    single = pooled.view(-1, *(length for side in sides for length in (side, 1)), channels)
+    windows.copy_(single.expand_as(windows))
+
+
+def halved(shape: MapShape) -> MapShape:
+    """The shape behind the pooling."""
+    return MapShape(shape.images, tuple(side // 2 for side in shape.sides))

@@ -227,7 +227,7 @@ class _Pass:
         layer, rows = self.layers[index], len(convolved)
         outputs = layer.weight1.shape[0]
         if self.plan.keep_outputs:
-            shape = MapShape(rows // self.shape.area, self.shape.height, self.shape.width)
+            shape = MapShape(rows // self.shape.area, self.shape.sides)
             inner = as_matrix(empty_maps(shape, outputs, like=convolved, dtype=convolved.dtype))
         else:
             inner = self._scratch("inner", rows, outputs)

@@ -62,7 +62,8 @@ def open_runtime(
     half = precision not in ("auto", "32-true")
     if kind == "native" and half:
         raise UserError(f"precision={precision}: only the runtime torch computes in it")
-    if kind == "native" or (kind == "auto" and network is None and not half):
+    for_engine = network is None and not half and architecture.get("dims", 2) == 2
+    if kind == "native" or (kind == "auto" and for_engine):
         from skipnets.runtimes import native
 
         if kind == "native" or native.prefers_native(device):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 __all__ = [
+    "AXIS_NAMES",
     "EXPORT_FORMATS",
     "FEATURES",
     "IMAGES",
@@ -23,6 +25,13 @@ EXPORT_FORMATS: tuple[ExportFormat, ...] = ("onnx", "openvino", "pt2")
 # The names of a graph's input and outputs.
 IMAGES, LOGITS, FEATURES = "images", "logits", "features"
 INPUT_NAMES = (IMAGES, "pictures")  # the second is version 0.1's
+
+# Names of the input's axes behind batch and channels, by their number: of signals, images and volumes.
+AXIS_NAMES: Mapping[int, tuple[str, ...]] = {
+    1: ("length",),
+    2: ("height", "width"),
+    3: ("depth", "height", "width"),
+}
 
 # An OpenVINO graph is a folder.
 OPENVINO_GRAPH = "model.xml"

@@ -76,6 +76,8 @@ class NativeRuntime:
                 f"{config.block_config} layers"
             )
         graph = network_graph(config)
+        if config.dims != 2:
+            raise NotForTheEngineError(f"runtime=native: takes networks for images, not dims={config.dims}")
         skipnets_engine = _import_engine()
         try:
             engine = skipnets_engine.Engine(graph, tensors, threads=threads)

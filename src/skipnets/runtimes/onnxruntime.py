@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError, one_line
-from skipnets.runtimes.graph_format import FEATURES, INPUT_NAMES, LOGITS, ONNX_METADATA
+from skipnets.runtimes.graph_format import AXIS_NAMES, FEATURES, INPUT_NAMES, LOGITS, ONNX_METADATA
 from skipnets.runtimes.runtime import InputType, NoFeaturesError
 
 __all__ = ["OnnxRuntime", "open_session"]
@@ -114,7 +114,7 @@ def open_session(
     *,
     provider: str = "CPUExecutionProvider",
     threads: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, ...] | None = None,
     optimized: bool = True,
 ) -> onnxruntime.InferenceSession:
     """Open an inference session that logs only errors.
@@ -123,7 +123,7 @@ def open_session(
         graph: A file, or its contents.
         provider: ONNX Runtime's execution provider.
         threads: CPU threads; None leaves it to the library.
-        size: Height and width of all images; None for any.
+        size: Height and width of all images, or the sides of all signals or volumes; None for any.
         optimized: Whether to optimize the graph first.
     """
     options = onnxruntime.SessionOptions()
@@ -131,21 +131,21 @@ def open_session(
     if threads is not None:
         options.intra_op_num_threads = threads
     if size is not None:
-        for name, extent in zip(("height", "width"), size, strict=True):
+        for name, extent in zip(AXIS_NAMES[len(size)], size, strict=True):
             options.add_free_dimension_override_by_name(name, extent)
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(graph, options, providers=[provider])
 
 
-def _image_size(metadata: str | None) -> tuple[int, int] | None:
+def _image_size(metadata: str | None) -> tuple[int, ...] | None:
     """Height and width of a classifier's preprocessed images; None if the metadata are damaged."""
     try:
-        height, width = json.loads(metadata or "")["preprocessing"]["size"]
+        size = tuple(json.loads(metadata or "")["preprocessing"]["size"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    sane = all(isinstance(extent, int) and 0 < extent <= _LARGEST for extent in (height, width))
-    return (height, width) if sane else None
+    sane = all(isinstance(extent, int) and 0 < extent <= _LARGEST for extent in size)
+    return size if sane and len(size) in AXIS_NAMES else None
 
 
 def _provider(device: str) -> str:

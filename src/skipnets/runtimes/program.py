@@ -42,6 +42,9 @@ OPERATIONS = frozenset(
             "silu.default",
         ),
         *("transpose.int", "unsqueeze.default"),
+        # Of signals and volumes.
+        *("adaptive_avg_pool1d.default", "avg_pool1d.default", "max_pool1d.default"),
+        *("adaptive_avg_pool3d.default", "avg_pool3d.default", "conv3d.default", "max_pool3d.default"),
         # Of filter response norms and EvoNorm.
         *("div.Tensor", "maximum.default", "rsqrt.default", "sqrt.default", "square.default"),
         *("unflatten.int", "var.correction"),

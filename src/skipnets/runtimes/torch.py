@@ -93,7 +93,7 @@ class TorchRuntime:
         if threads is not None:
             torch.set_num_threads(threads)
         model = model.eval().to(target)
-        if target.type == "cuda":
+        if target.type == "cuda" and model.config.dims == 2:
             model = model.to(memory_format=torch.channels_last)
         return cls(model, precision)
 
@@ -182,7 +182,8 @@ class TorchRuntime:
         if not parameter.is_cuda:
             return images.to(parameter.device, parameter.dtype)
         images = images.pin_memory().to(parameter.device, non_blocking=True)
-        return images.to(parameter.dtype, memory_format=torch.channels_last)
+        layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
+        return images.to(parameter.dtype, memory_format=layout)
 
 
 def pick_device(name: str) -> torch.device:

@@ -295,6 +295,7 @@ class Service:
         """Load, and predict once, so that the first client does not wait for a runtime's warm-up."""
         classifier = self._load()
         preprocessing = classifier.preprocessing
+        preprocessing.require_images("serve")
         classifier.check_calibrated(**self._asked)
         shape = (1, *preprocessing.size, preprocessing.channels)
         _answers(classifier, np.zeros(shape, preprocessing.pixel_type), **self._asked)

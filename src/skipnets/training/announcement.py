@@ -7,6 +7,7 @@ import torch
 from skipnets.data.augmentation import AUGMENTATIONS
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import channel_word, counted
+from skipnets.models.registry import INPUTS
 from skipnets.tables import as_text, properties_table
 from skipnets.training import budget
 from skipnets.training.config import ResolvedConfig
@@ -18,11 +19,11 @@ from skipnets.training.speed import training_device
 def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
     """Network, length and settings of a run."""
     config, model = prepared.config, prepared.model
-    height, width = config.size
+    size = "×".join(map(str, config.size))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = max(-(-config.epoch_images // config.batch_size), 1)
-    color = channel_word(config.channels)
-    network = f"{config.model}, {parameters:,} parameters, {height}×{width} {color}"
+    color = channel_word(config.channels) if dataset.dims == 2 else INPUTS[dataset.dims]
+    network = f"{config.model}, {parameters:,} parameters, {size} {color}"
     if prepared.seconds_per_image is not None:
         milliseconds = float(f"{1000 * prepared.seconds_per_image:.2g}")  # two digits, never an exponent
         network += f", {config.precision}, {milliseconds:g} ms an image on {_device(config)}"

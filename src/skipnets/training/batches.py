@@ -1,11 +1,13 @@
 """Show the first training batch as the network sees it: augmented, mixed and normalized, with its labels.
 
-Shapes: N batch, C channels, H height, W width, K classes.
+Shapes: N batch, C channels, H height, W width, K classes. Of volumes (N, C, D, H, W) the middle slice is
+    shown, of signals nothing.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from skipnets.files import atomic_path
 from skipnets.scaling import TargetScale, unscaled
 from skipnets.tables import number_text
 from skipnets.training.task import ClassificationTask
+
+logger = logging.getLogger("skipnets")
 
 MOST = 32  # images
 _COLUMNS = 8
@@ -74,6 +78,9 @@ class FirstBatch(Callback):
         if trainer.global_step or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, ClassificationTask)
+        if pl_module.mean.ndim == 3:
+            logger.info("%s: not drawn, as it would show signals", self.path.name)
+            return
         self._hooks = [
             pl_module.model.register_forward_pre_hook(self._see_images),
             pl_module.loss.register_forward_pre_hook(self._see_targets),
@@ -133,7 +140,7 @@ def shown_images(
     """The images of a batch and their labels.
 
     Args:
-        images: (N, C, H, W), normalized.
+        images: (N, C, H, W), normalized; of volumes (N, C, D, H, W) the middle slice is shown.
         targets: (N,) classes, (N, K) shares of the classes, or scaled numbers.
         classes: Names of the K classes.
         mean: (1, C, 1, 1), in 0..1.
@@ -142,6 +149,8 @@ def shown_images(
         scales: Of numbers, the targets' scales.
     """
     channels = images.shape[1]
+    if images.ndim == 5:
+        images, mean, std = images[:, :, images.shape[2] // 2], mean[:, :, 0], std[:, :, 0]
     if channels not in (1, 3):
         chosen = list(shown_channels) if channels > 3 else [0]
         images, mean, std = images[:, chosen], mean[:, chosen], std[:, chosen]

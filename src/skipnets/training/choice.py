@@ -62,7 +62,7 @@ def choose(
     config: TrainConfig,
     dataset: ImageDataset,
     *,
-    sides: tuple[int, int],
+    sides: tuple[int, ...],
     default_model: str,
     networks: Sequence[str] = (),
     network: Callable[[str], ModelConfig],
@@ -74,7 +74,7 @@ def choose(
     Args:
         config: As the user gave it.
         dataset: The data set with its splits.
-        sides: Height and width of the input, if nothing is chosen.
+        sides: Height and width of the input, if nothing is chosen; those of signals and volumes.
         default_model: The network where none is given or chosen.
         networks: Those to choose from that the weights are published for, from cheap to costly.
         network: The configuration of a name, for the data's classes and channels.
@@ -117,7 +117,7 @@ def choose(
             batch_size=min(batch_size, max(len(train), 2)),
             device=device,
             precision=precision,
-            channels_last=config.channels_last is not False,
+            channels_last=config.channels_last is not False and dataset.dims == 2,
         )
         return seconds + STEP_SECONDS / batch_size
 
@@ -133,7 +133,7 @@ def choose(
         if networks:
             ladder = tuple(Candidate(model=name, side=side) for name in networks)
         else:
-            ladder = candidates(side, fixed=config.size is not None)
+            ladder = candidates(side, fixed=config.size is not None or dataset.dims != 2)
 
         def wanted(candidate: Candidate) -> float:
             if given_images is not None:
@@ -187,10 +187,9 @@ def choose(
     return Choice(values=values, precision=precision, training_ends=ends, seconds_per_image=speed)
 
 
-def _scaled(sides: tuple[int, int], side: int) -> tuple[int, int]:
+def _scaled(sides: tuple[int, ...], side: int) -> tuple[int, ...]:
     """Height and width in the same ratio, of which the larger one is `side`."""
-    height, width = (max(round(part * side / max(sides)), 1) for part in sides)
-    return height, width
+    return tuple(max(round(part * side / max(sides)), 1) for part in sides)
 
 
 def _tell_unmeasured(model: str | None, *, timed: bool) -> None:

@@ -45,15 +45,15 @@ FORMAT_VERSION = 2  # of run.yaml; version 0.1 wrote none, and its models' `drop
 _NONE_IS_A_VALUE = ("augmentation", "imbalance")
 
 
-def _side_or_two(value: object) -> object:
-    """One side, or height and width, of which a list may hold one or both."""
-    if not isinstance(value, list):
+def _sides(value: object) -> object:
+    """One side, or height and width, of which a list may hold one or both; of volumes the depth, too."""
+    if not isinstance(value, list | tuple):
         return value
-    if len(value) not in (1, 2):
+    if len(value) not in (1, 2, 3):
         raise ValueError("must be one side, or height and width")
     if any(isinstance(side, int) and side < 1 for side in value):
         raise ValueError("must be at least 1")
-    return value[0] if len(value) == 1 else tuple(value)
+    return value[0] if isinstance(value, list) and len(value) == 1 else tuple(value)
 
 
 def _text(value: object) -> object:
@@ -208,7 +208,7 @@ class TrainConfig:
     cutmix: NotNegative | None = None
     """Strength of CutMix; where MixUp is on as well, each batch gets one of the two."""
 
-    size: Annotated[Side | tuple[Side, Side] | None, BeforeValidator(_side_or_two)] = None
+    size: Annotated[Side | tuple[Side, ...] | None, BeforeValidator(_sides)] = None
     """Input height and width, in pixels. Default: the images' own up to 64, otherwise 224."""
     fit: Literal["pad", "crop", "stretch"] | None = None
     """How an image of another shape is brought to that size. Default: pad, which cuts nothing off."""
@@ -375,7 +375,7 @@ class ResolvedConfig(TrainConfig):
     augmentation: str
     mixup: NotNegative
     cutmix: NotNegative
-    size: tuple[Side, Side]
+    size: tuple[Side, ...]
     fit: Literal["pad", "crop", "stretch"]
     crop_fraction: Annotated[float, Field(gt=0, le=1)]
     channels: Count

@@ -16,7 +16,7 @@ from skipnets.training.speed import training_device
 
 
 def choose_execution(
-    model: Backbone[Any], given: TrainConfig, config: TrainConfig, size: tuple[int, int]
+    model: Backbone[Any], given: TrainConfig, config: TrainConfig, size: tuple[int, ...]
 ) -> dict[str, Any]:
     """Choose how blocks run, in which memory format, and what computes each layer shape.
 
@@ -38,6 +38,7 @@ def choose_execution(
     if too_small or training_device(config.accelerator).type != "cpu":
         policy = policy or config.block_execution or "plain"
         channels_last = config.channels_last if channels_last is None else channels_last
+        channels_last = channels_last and model.config.dims == 2
     else:
         shape = (config.batch_size or 1, model.in_chans, *size)
         wanted = None if policy is None or policy == "auto" else policy

@@ -21,13 +21,14 @@ from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError, Source, image_size, none_decoded, open_region
 from skipnets.data.preprocessing import VOI, Preprocessing, Window, resize_values
 from skipnets.data.raster import WindowedImage
+from skipnets.data.volumes import VolumeDataset, value_range
 from skipnets.data.window import PERCENTILES, measure_window
 from skipnets.errors import UserError, listed
 from skipnets.machine import usable_cores
 from skipnets.models.backbone import Backbone
 from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
-from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
+from skipnets.models.registry import INPUTS, REGISTRY, ModelConfig, config_from_dict, model_config
 from skipnets.models.weights import is_cached, network_of
 from skipnets.training import budget
 from skipnets.training.auto import PRETRAINED
@@ -47,6 +48,7 @@ from skipnets.training.supplied import (
     own_model,
     with_own_model,
 )
+from skipnets.training.volumes import without_image_options
 from skipnets.training.whitening import whiten_stem
 
 logger = logging.getLogger("skipnets")
@@ -113,6 +115,8 @@ def prepare(
         )
     started = budget.clock() if started is None else started
     train = dataset.split("train")
+    if isinstance(train, VolumeDataset):
+        config = without_image_options(config, train)
     if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
         raise UserError(
             f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
@@ -125,7 +129,7 @@ def prepare(
         config, expected = _with_network_of_weights(config)
     automatic = config.recipe in (None, "auto")
     networks: tuple[str, ...] = ()
-    if automatic and config.model is None and not config.model_options:
+    if automatic and config.model is None and not config.model_options and dataset.dims == 2:
         config, networks = _with_published_weights(config, train)
     if own is not None:
         channels = config.channels or own.in_chans
@@ -133,7 +137,14 @@ def prepare(
         usual = _channels(train, pretrained=config.weights is not None)
         channels = config.channels or int(expected.get("in_chans", usual))
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
-    custom = custom_config(config, supplied, classes=len(dataset.classes), channels=channels)
+    custom = custom_config(
+        config, supplied, classes=len(dataset.classes), channels=channels, dims=dataset.dims
+    )
+    if custom is None and options.setdefault("dims", dataset.dims) != dataset.dims:
+        raise UserError(
+            f"dims={options['dims']}: must be {dataset.dims}, the data are {INPUTS[dataset.dims]}"
+            + ("" if dataset.dims != 2 else "; signals and volumes are handed over in Python, as dataset=")
+        )
     precision = resolve_precision(config.precision, config.accelerator)
     kept = LARGE_SIZE if automatic and config.weights is None else SMALL
     natural = config.size or (LARGE_SIZE if networks else natural_size(train, kept=kept))
@@ -309,8 +320,10 @@ def _network_of(weights: str | None) -> ModelConfig | None:
     return config if config.name in REGISTRY else None
 
 
-def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, int] | int:
+def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, ...] | int:
     """The size to show images at: their own where they are small, otherwise at most 224.
+
+    Signals and volumes keep their own.
 
     Small ones of different sizes are shown at the largest height and width among them, larger ones as a
     square.
@@ -319,6 +332,8 @@ def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, int] |
         train: The training images.
         kept: Up to this side, larger images keep their typical size; above it they are shown at 224.
     """
+    if isinstance(train, VolumeDataset):
+        return train.sides
     if train.images is not None:
         height, width = train.images.shape[1:3]
     else:
@@ -353,6 +368,8 @@ def _window(config: TrainConfig, train: ImageDataset, channels: int) -> Window |
         raise UserError(f"{given[0]}: must be given without {given[1]}")
     if config.window is not None:
         return config.window
+    if isinstance(train, VolumeDataset):
+        return _measured_range(train)
     if config.voi:
         _note_own_windows(train)
         return VOI
@@ -367,6 +384,17 @@ def _window(config: TrainConfig, train: ImageDataset, channels: int) -> Window |
         f"sets another{', --voi takes the one in each DICOM file' if own else ''}"
     )
     return measured.window
+
+
+def _measured_range(train: VolumeDataset) -> Window | None:
+    """The range of all values of the training split; none of bytes. Nothing is cut off of what it holds."""
+    if train.bits <= 8:
+        return None
+    low, high = value_range(train, range(len(train)))
+    train.listing.notes.append(
+        f"window: {low:g} to {high:g}, the range of the training values; --window LOW HIGH sets another"
+    )
+    return low, high
 
 
 def _note_own_windows(train: ImageDataset) -> None:
@@ -428,14 +456,17 @@ def channel_statistics(
 
 def _resized(source: Source, reading: Preprocessing) -> NDArray[Any]:
     """All of an image, at the input's size."""
+    if reading.dims != 2:
+        return reading.pixels(source)
+    height, width = reading.size
     if reading.window is not None:
         opened = reading.open(source)
         assert isinstance(opened, WindowedImage)
-        return resize_values(opened.values, reading.size[::-1], "bilinear")
+        return resize_values(opened.values, (width, height), "bilinear")
     image, _ = open_region(
-        source, lambda width, height: (0, 0, width, height), size=reading.size, channels=reading.channels
+        source, lambda wide, high: (0, 0, wide, high), size=(height, width), channels=reading.channels
     )
-    return np.asarray(image.resize(reading.size[::-1], Image.Resampling.BILINEAR))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
@@ -467,7 +498,7 @@ def _sample(count: int, most: int) -> list[int]:
     return [int(index) for index in np.linspace(0, count - 1, min(count, most)).astype(int)]
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+def _pair(size: int | tuple[int, ...]) -> tuple[int, ...]:
     return (size, size) if isinstance(size, int) else size
 
 

@@ -82,7 +82,7 @@ def device_count(devices: int | str, accelerator: str) -> int:
 def seconds_per_image(
     config: ModelConfig,
     *,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     batch_size: int,
     device: torch.device,
     precision: Precision = "32-true",
@@ -94,7 +94,7 @@ def seconds_per_image(
 
     Args:
         config: Of the network.
-        size: Height and width of the images.
+        size: Height and width of the images; of volumes the depth, too.
         batch_size: Images of a step.
         device: Where to train.
         precision: Number format, as in `TrainConfig`.

@@ -127,6 +127,19 @@ class Supplied:
         }
         return tuple(name for name, is_needed in needed.items() if is_needed)
 
+    def dims(self, config: TrainConfig) -> int | None:
+        """Spatial axes that the network takes; None where it follows the data.
+
+        Args:
+            config: The run's.
+        """
+        if isinstance(self.model, Backbone):
+            return self.model.config.dims
+        if self.model is None and (config.model is None or config.model in REGISTRY):
+            dims = config.model_options.get("dims")
+            return dims if isinstance(dims, int) else None
+        return None
+
     @property
     def module(self) -> nn.Module | None:
         """A module that only the program can make, for whoever loads a model file."""
@@ -198,7 +211,7 @@ def check_supplied(config: TrainConfig, supplied: Supplied) -> None:
 
 
 def custom_config(
-    config: TrainConfig, supplied: Supplied, *, classes: int, channels: int
+    config: TrainConfig, supplied: Supplied, *, classes: int, channels: int, dims: int = 2
 ) -> CustomConfig | None:
     """The network that a program hands over or a configuration imports; None for one of this package.
 
@@ -207,13 +220,14 @@ def custom_config(
         supplied: By the program.
         classes: Of the images.
         channels: Of the input.
+        dims: Spatial axes of the input.
     """
     if config.model is None or config.model in REGISTRY:
         return None
     given: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     model = supplied.model
     if isinstance(model, nn.Module):
-        recorded = config_of(model, supplied.architecture, **given)
+        recorded = config_of(model, supplied.architecture, dims=dims, **given)
         return dataclasses.replace(recorded, build=functools.partial(copy.deepcopy, model))
     if model is not None:
         accepted = _accepted(model, given)
@@ -223,6 +237,7 @@ def custom_config(
             import_path=config.model if importable else None,
             arguments=bound | accepted if importable else {},
             build=functools.partial(model, **accepted),
+            dims=dims,
             **given,
         )
     if not is_import(config.model):
@@ -231,6 +246,7 @@ def custom_config(
         name=config.model.rpartition(":")[2],
         import_path=config.model,
         arguments=dict(config.model_options) | _accepted(import_trusted(config.model), given),
+        dims=dims,
         **given,
     )
 

@@ -1,4 +1,7 @@
-"""Images that a program hands to `train`: any sequence of (image, label), as an `ImageDataset`."""
+"""Images that a program hands to `train`: any sequence of (image, label), as an `ImageDataset`.
+
+Signals (L,) and volumes (D, H, W) become a `VolumeDataset`.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.data.dataset import ImageDataset
-from skipnets.data.listing import Listing
+from skipnets.data.listing import Listing, counted
 from skipnets.data.splits import SPLITS, find_shares
 from skipnets.data.splitting import deal_out
+from skipnets.data.volumes import VolumeDataset
 from skipnets.errors import UserError, listed
 from skipnets.machine import available_memory
+from skipnets.models.registry import AXES, INPUTS
 from skipnets.training.config import TrainConfig
 
 __all__ = ["Images", "Samples", "as_dataset", "given_dataset"]
@@ -25,8 +30,11 @@ class Samples(Protocol):
     """A map-style data set: `samples[index]` is (image, label).
 
     An image is a PIL image, an array (H, W) or (H, W, C), or a tensor (C, H, W), all of one size; of uint8,
-    or of floats from 0 to 1. A label is a class's number, where there is an attribute `classes` with their
-    names as torchvision's data sets have, or else the name itself.
+    or of floats from 0 to 1. A signal is an array (L,) or (L, C), or a tensor (C, L); a volume is an array
+    (D, H, W) or (D, H, W, C), or a tensor (C, D, H, W): of uint8, or of any finite numbers.
+
+    A label is a class's number, where there is an attribute `classes` with their names as torchvision's data
+    sets have, or else the name itself.
     """
 
     def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
@@ -37,21 +45,33 @@ class Samples(Protocol):
 Images = ImageDataset | Samples | Mapping[str, Samples]
 
 
-def given_dataset(config: TrainConfig, images: Images) -> ImageDataset:
+def given_dataset(config: TrainConfig, images: Images, *, dims: int | None = None) -> ImageDataset:
     """The images of a run, with its splits: those that they come with, or drawn as the configuration says.
+
+    Args:
+        config: The run's.
+        images: As they were handed over.
+        dims: As of `as_dataset`.
 
     Raises:
         UserError: They are wrong, or there are none to learn from or to choose the best epoch on.
     """
-    dataset = deal_out(as_dataset(images), find_shares(config.fractions or "auto"), config.seed, "dataset")
+    dataset = deal_out(
+        as_dataset(images, dims=dims), find_shares(config.fractions or "auto"), config.seed, "dataset"
+    )
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
             raise UserError(f"dataset: there are no images to {purpose} (the split {name} is empty)")
     return dataset
 
 
-def as_dataset(images: Images) -> ImageDataset:
+def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
     """Read all images into memory; their split is "" where they do not come with one.
+
+    Args:
+        images: As they were handed over.
+        dims: Spatial axes that the network takes; None where it takes what there is: volumes where these have
+            four axes with their channels, else images.
 
     Raises:
         UserError: An image cannot be used, they differ in size, or there is no memory for them.
@@ -63,13 +83,16 @@ def as_dataset(images: Images) -> ImageDataset:
         raise UserError(f"dataset: has no splits {listed(unknown)}; they are {', '.join(SPLITS)}")
     names: list[str] = []
     splits: list[str] = []
-    pixels: list[NDArray[np.uint8]] = []
+    pixels: list[NDArray[Any]] = []
     labels: list[str] = []
+    if dims is None:
+        dims = _dims(parts)
     for split, samples in parts.items():
         classes = getattr(samples, "classes", None)
         for index in range(len(samples)):
             image, label = samples[index]
-            pixels.append(_pixels(image, f"{split or 'dataset'}[{index}]"))
+            name = f"{split or 'dataset'}[{index}]"
+            pixels.append(_pixels(image, name) if dims == 2 else _values(image, name, dims))
             labels.append(_class_name(label, classes))
             names.append(f"{split or 'dataset'}/{index:05d}")
             splits.append(split)
@@ -78,20 +101,55 @@ def as_dataset(images: Images) -> ImageDataset:
     shapes = sorted({each.shape for each in pixels})
     if len(shapes) != 1:
         found = listed(["×".join(map(str, shape)) for shape in shapes], 3) or "none"
-        raise UserError(
-            f"dataset: its images must be of one size, not {found}; a folder or a manifest takes any sizes"
-        )
+        hint = "; a folder or a manifest takes any sizes" if dims == 2 else ""
+        raise UserError(f"dataset: its images must be of one size, not {found}{hint}")
     known = [name for samples in parts.values() for name in getattr(samples, "classes", None) or ()]
     order = list(dict.fromkeys(map(str, known))) or sorted(set(labels))
     number = {name: position for position, name in enumerate(order)}
-    return ImageDataset(
+    stacked = np.stack(pixels)
+    layout = "a program's data set"
+    if dims != 2:
+        sides = "×".join(map(str, stacked.shape[1:-1]))
+        layout += f" of {INPUTS[dims]}, {sides}, {counted(stacked.shape[-1], 'channel')}"
+    return (ImageDataset if dims == 2 else VolumeDataset)(
         classes=tuple(order),
         names=names,
         labels=np.array([number[label] for label in labels], dtype=np.int64),
         splits=np.array(splits, dtype="<U5"),
-        images=np.stack(pixels),
-        listing=Listing(layout="a program's data set"),
+        images=stacked,
+        listing=Listing(layout=layout),
     )
+
+
+def _dims(parts: Mapping[str, Samples]) -> int:
+    """Spatial axes of the first image, where no network tells them."""
+    for samples in parts.values():
+        if len(samples):
+            return 3 if getattr(samples[0][0], "ndim", 2) == 4 else 2
+    return 2
+
+
+def _values(volume: Any, name: str, dims: int) -> NDArray[Any]:
+    """(L, C) or (D, H, W, C): bytes, or floats."""
+    axes = f"({AXES[dims]}{',' if dims == 1 else ''})"
+    if isinstance(volume, torch.Tensor):
+        array = volume.detach().cpu().numpy()
+        array = np.moveaxis(array, 0, -1) if array.ndim == dims + 1 else array
+    elif isinstance(volume, np.ndarray):
+        array = volume
+    else:
+        raise UserError(f"dataset: {name} must be an array or a tensor, not {type(volume).__name__}")
+    array = array[..., None] if array.ndim == dims else array
+    if array.ndim != dims + 1 or array.dtype.kind not in "biuf" or 0 in array.shape:
+        raise UserError(
+            f"dataset: {name} must be {axes} of numbers, or have channels as well, for dims={dims}, not "
+            f"{array.dtype} of shape {tuple(volume.shape)}"
+        )
+    if array.dtype != np.uint8:
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise UserError(f"dataset: {name} has values that are not finite")
+    return array
 
 
 def _class_name(label: Any, classes: Sequence[str] | None) -> str:

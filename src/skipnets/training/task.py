@@ -113,8 +113,9 @@ class ClassificationTask(pl.LightningModule):
         self.loss = _as_module(loss or named_loss(config, class_weights))
         self.teacher = teacher
         self.mix = make_mix(model.num_classes, mixup=config.mixup, cutmix=config.cutmix)
-        self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).view(1, -1, 1, 1), persistent=False)
+        channel = (1, -1, *[1] * len(config.size))
+        self.register_buffer("mean", torch.tensor(config.mean).view(channel), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(channel), persistent=False)
         self.frozen = freeze_stages(model, config.freeze)
         self.validation_metrics: dict[str, Metric] = {
             "val_loss": MeanMetric(nan_strategy="disable"),

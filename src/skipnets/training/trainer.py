@@ -99,7 +99,8 @@ def train(
 
     Args:
         config: What to train, on what, how, and where to.
-        model: Another network than the configuration's, (N, C, H, W) → logits (N, K): a module, which then
+        model: Another network than the configuration's, (N, C, H, W) → logits (N, K), or of signals (N, C, L)
+            or volumes (N, C, D, H, W): a module, which then
             has the best epoch's weights, or what makes one, such as `functools.partial(MyNet, width=8)`,
             which is given `num_classes` and `in_chans` if it takes them. The model file records the import
             and the arguments of the latter, so that
@@ -108,7 +109,7 @@ def train(
             {"width": 8}}`. Without it, `skipnets.load(path, model=…)` needs such a module.
         dataset: Images instead of those at `config.data`, which then is only their name: an `ImageDataset`, a
             sequence of (image, label) such as torchvision's data sets, or several by split: `{"train": …,
-            "test": …}`.
+            "test": …}`. Signals and volumes, too; a network with `dims` of 1 or 3 takes them.
         callbacks: Lightning's, beside the run's own.
         loss: Another training loss, of logits (N, K) and labels (N,), or of shares (N, K) with MixUp and
             CutMix. The validation loss stays the negative log-likelihood.
@@ -172,7 +173,8 @@ def _train_new(config: TrainConfig, supplied: Supplied, started: float) -> Run:
         _tell_overrun(config, started)
         return run
     run = Run(config.out) if _is_helper() else claim(config.out)
-    dataset = training_dataset(config) if images is None else given_dataset(config, images)
+    dims = supplied.dims(config)
+    dataset = training_dataset(config) if images is None else given_dataset(config, images, dims=dims)
     prepared = prepare(config, dataset, started=started, supplied=supplied)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
@@ -308,7 +310,8 @@ def _resume_locked(
     options = config.data_options
     images = supplied.dataset
     if images is not None:
-        dataset = repeat_splits(as_dataset(images), run.splits, missing=missing or options.missing)
+        samples = as_dataset(images, dims=supplied.dims(config))
+        dataset = repeat_splits(samples, run.splits, missing=missing or options.missing)
     else:
         dataset = open_dataset(
             config.data,
@@ -555,7 +558,7 @@ def _out_of_memory(run: Run, config: ResolvedConfig, model: Backbone[Any]) -> st
     width = 2 if config.precision in ("bf16-mixed", "16-mixed") else 1
     parameters = sum(parameter.nbytes for parameter in model.parameters())
     fixed, with_one = (
-        training_bytes(network_graph(model.config), *config.size, images, execution, parameters=parameters)
+        training_bytes(network_graph(model.config), config.size, images, execution, parameters=parameters)
         for images in (0, 1)
     )
     fits = (_gpu_bytes() - fixed) * width // (with_one - fixed)

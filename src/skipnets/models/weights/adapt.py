@@ -67,7 +67,7 @@ def reset_head(target: Target, values: dict[str, Tensor]) -> str | None:
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """(O, C, h, w) → (O, channels, h, w), with outputs of the same scale.
+    """(O, C, …) → (O, channels, …), with outputs of the same scale.
 
     One channel: the sum over C, exact for images whose C channels were equal. Others: repeated in turn and
     multiplied by C / channels, which keeps the scale of the outputs.
@@ -76,4 +76,5 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
     if channels == 1:
         return weight.sum(dim=1, keepdim=True)
     have = weight.shape[1]
-    return weight.repeat(1, math.ceil(channels / have), 1, 1)[:, :channels] * (have / channels)
+    times = (1, math.ceil(channels / have), *[1] * (weight.ndim - 2))
+    return weight.repeat(times)[:, :channels] * (have / channels)

@@ -1,4 +1,4 @@
-"""Known checkpoint layouts: wrappers around a state dict, names of Keras and of older torchvision versions.
+"""Known checkpoint layouts: wrappers around a state dict, names of Keras, MONAI and older torchvisions.
 
 timm's names for these models are torchvision's (a test pins it), so they need no table.
 """
@@ -128,9 +128,43 @@ def _keras_resnet(name: str) -> str:
     return _keras(name, _KERAS_RESNET, 0)
 
 
+def _monai(name: str) -> str:
+    """Rename a tensor of MONAI's DenseNets; its ResNets have torchvision's names."""
+    return re.sub(r"\b(denselayer\d+)\.layers\.", r"\1.", name).replace("class_layers.out.", "classifier.")
+
+
+def without_redundant_biases(
+    tensors: Mapping[str, Tensor], wanted: Iterable[str]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Leave out biases in front of a batch norm, as MONAI's ResNets have in their shortcuts.
+
+    A norm subtracts the mean, and with it the bias b. What is left of it is in the running mean, from which b
+    is subtracted: (x + b) − μ = x − (μ − b).
+
+    Args:
+        tensors: A source's.
+        wanted: Names of the model's tensors.
+
+    Returns:
+        The tensors, and a note if there were such biases.
+    """
+    known, kept = set(wanted), dict(tensors)
+    found = [name for name in tensors if name.endswith("downsample.0.bias") and name not in known]
+    for name in found:
+        mean = f"{name.removesuffix('0.bias')}1.running_mean"
+        if mean not in known or mean not in tensors or tensors[mean].shape != tensors[name].shape:
+            return dict(tensors), ()
+        kept[mean] = tensors[mean] - tensors[name]
+        del kept[name]
+    if not found:
+        return kept, ()
+    return kept, (f"biases before batch norms were subtracted from the running means: {listed(found, 2)}",)
+
+
 LAYOUTS: Mapping[str, Callable[[str], str]] = {
     "named as in torchvision and timm": lambda name: name,
     "named as in torchvision before 0.3": _before_0_3,
+    "named as in MONAI's DenseNets": _monai,
     "named as in Keras's DenseNets": _keras_densenet,
     "named as in Keras's ResNets": _keras_resnet,
 }
@@ -144,8 +178,8 @@ def channels_first(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tu
     """
     turned = dict(tensors)
     for name, tensor in tensors.items():
-        if name.partition(":")[0].endswith("kernel") and tensor.ndim in (2, 4):
-            turned[name] = tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T
+        if name.partition(":")[0].endswith("kernel") and tensor.ndim >= 2:
+            turned[name] = tensor.permute(-1, -2, *range(tensor.ndim - 2))
     if all(turned[name] is tensor for name, tensor in tensors.items()):
         return turned, ()
     return turned, (

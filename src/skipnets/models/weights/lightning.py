@@ -38,7 +38,7 @@ def without_state(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str,
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
-    networks = [part for part, inner in parts.items() if any(each.ndim == 4 for each in inner.values())]
+    networks = [part for part, inner in parts.items() if any(map(_is_kernel, inner.items()))]
     twins = [
         part
         for part in networks
@@ -64,6 +64,12 @@ def without_state(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str,
 
 def _shapes(part: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in part.items()}
+
+
+def _is_kernel(entry: tuple[str, Tensor]) -> bool:
+    """Whether a tensor is the weight of a convolution; states of metrics may have three axes, too."""
+    name, tensor = entry
+    return tensor.ndim in (4, 5) or (tensor.ndim == 3 and name.rpartition(".")[2] == "weight")
 
 
 def _has_linear(part: Mapping[str, Tensor]) -> bool:

@@ -15,7 +15,12 @@ from skipnets.errors import UserError, listed, near_matches
 from skipnets.models.backbone import Backbone
 from skipnets.models.weights.adapt import adapt_stem, reset_head
 from skipnets.models.weights.checkpoint import Checkpoint
-from skipnets.models.weights.layouts import LAYOUTS, channels_first, without_prefix
+from skipnets.models.weights.layouts import (
+    LAYOUTS,
+    channels_first,
+    without_prefix,
+    without_redundant_biases,
+)
 from skipnets.models.weights.lightning import without_state
 from skipnets.models.weights.report import LoadReport
 from skipnets.models.weights.sources import read_source
@@ -25,6 +30,10 @@ from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Ta
 logger = logging.getLogger("skipnets")
 
 _BY_STRUCTURE = "matched by structure"
+# Nothing in the weights tells which of the two it is.
+_MONAI_STEM = (
+    'such biases are MONAI\'s, whose ResNets have stem="stride1" unless they were made with conv1_t_stride=2'
+)
 
 
 def load_weights(
@@ -75,6 +84,9 @@ def load_weights(
         target = whole.without_head()  # no linear layer: the weights of a backbone
     try:
         _require_fields(model, checkpoint)
+        tensors, redundant = without_redundant_biases(tensors, whole.tensors)
+        if redundant and model.config.stem == "imagenet":
+            redundant += (_MONAI_STEM,)
         layout, mapping, tensors, notes = _match(target, tensors, ordered=checkpoint.ordered)
         values = {wanted: tensors[found] for wanted, found in mapping.items()}
         _require_floats(values)
@@ -98,7 +110,7 @@ def load_weights(
         },
         ignored=ignored,
         changes=tuple(change for change in (stem_change, head_change) if change),
-        notes=checkpoint.notes + state + notes,
+        notes=checkpoint.notes + state + redundant + notes,
         prefix=next((full.removesuffix(short) for short, full in full_names.items()), ""),
         input=checkpoint.input and checkpoint.input.for_channels(model.config.in_chans),
         labels=checkpoint.labels if head_change is None and model.num_classes else None,
@@ -186,8 +198,14 @@ def _require_shapes(target: Target, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items()
         if not target.fits(name, value.shape)
     ]
+    of_other_axes = [
+        value.ndim - 2
+        for name, value in values.items()
+        if value.ndim in (3, 4, 5) and value.ndim != target.tensors[name].ndim
+    ]
+    hint = f"; the weights are for dims={of_other_axes[0]}" if of_other_axes else ""
     if wrong:
-        raise NoMatchError(listed(wrong))
+        raise NoMatchError(listed(wrong) + hint)
 
 
 def _require_floats(values: Mapping[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import safetensors
@@ -53,6 +53,7 @@ _IMAGENET = PublishedInput(
 # Defaults by stem, for sources that state none.
 DEFAULT_INPUT = {
     "imagenet": _IMAGENET,
+    "stride1": _IMAGENET,
     "small": replace(_IMAGENET, size=(64, 64), resize_size=None),
     "cifar": replace(_IMAGENET, size=(32, 32), resize_size=None),
     "deep": _IMAGENET,
@@ -71,7 +72,7 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
     Raises:
         UserError: If there is no such source, it cannot be fetched or read, or it holds no tensors.
     """
-    if isinstance(source, str) and (source == "imagenet" or source.startswith("IMAGENET1K_")):
+    if _is_tag(source):
         return _from_torchvision(source, model_name)
     if isinstance(source, str) and source.startswith("hf-hub:"):
         return _from_hub(source, model_name)
@@ -91,6 +92,16 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
             raise UserError(f"weights={source}: there is no such file")
         raise UserError(f"weights={source}: must be {FORMS}")
     return _from_file(path)
+
+
+def is_for_images(source: object) -> bool:
+    """Whether a source is known by its name to be of a network for images."""
+    return _is_tag(source) or is_published(source)
+
+
+def _is_tag(source: object) -> TypeGuard[str]:
+    """Whether a source is one of torchvision's."""
+    return isinstance(source, str) and (source == "imagenet" or source.startswith("IMAGENET1K_"))
 
 
 def network_of(source: str | None) -> tuple[str | None, Mapping[str, Any]]:
@@ -270,8 +281,8 @@ def _from_safetensors(path: Path) -> Checkpoint:
 
 
 def _from_own(preprocessing: Mapping[str, Any] | None) -> PublishedInput | None:
-    """Preprocessing from the metadata of a model file."""
-    if preprocessing is None:
+    """Preprocessing from the metadata of a model file; none of signals and volumes."""
+    if preprocessing is None or len(preprocessing["size"]) != 2:
         return None
     height, width = preprocessing["size"]
     cropped = preprocessing.get("fit") == "crop"

@@ -42,7 +42,12 @@ _ROLES = {
 _ROLE_OF = {word: role for role, words in _ROLES.items() for word in words}
 # Shortest layer name first, so that "bn.running_mean" is the mean of "bn" and not of "bn.running".
 _NAME = re.compile(rf"(?:(?P<layer>.*?)[./_])?(?P<word>{'|'.join(_ROLE_OF)})(?::\d+)?", re.DOTALL)
-_KIND_BY_NDIM: dict[int, Kind] = {4: "convolution", 2: "linear", 1: "norm"}
+# Convolutions of signals, images and volumes.
+_KIND_BY_NDIM: dict[int, Kind] = {
+    **dict.fromkeys((3, 4, 5), "convolution"),
+    2: "linear",
+    1: "norm",
+}
 _SHORTCUT = {"downsample", "shortcut", "skip", "proj", "projection"}
 
 

@@ -39,11 +39,13 @@ def unsupported_block(x: Tensor, growth_weight: Tensor | None, *, dtype: torch.d
     """
     if growth_weight is None:
         return "there are native kernels for layers with a bottleneck alone"
-    return unsupported_device(x.device, dtype)
+    return unsupported_device(x.device, dtype, dims=x.ndim - 2)
 
 
-def unsupported_device(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why there are no native kernels for a device and the type that is computed in, or None."""
+def unsupported_device(device: torch.device, dtype: torch.dtype, *, dims: int = 2) -> str | None:
+    """Why there are no native kernels for a device, the type computed in, and so many axes, or None."""
+    if dims != 2:
+        return "there are native kernels for images alone"
     if device.type != "cpu":
         return "there are native kernels for CPUs alone"
     if dtype != torch.float32:

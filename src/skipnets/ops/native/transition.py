@@ -17,7 +17,7 @@ from torch import Tensor
 from skipnets.ops.batch_norm import Statistics
 from skipnets.ops.chunks import MapShape, as_matrix, empty_maps, empty_tensor_like
 from skipnets.ops.native import instruction_set
-from skipnets.ops.transition import Executor, TransitionParameters
+from skipnets.ops.transition import Executor, TransitionParameters, halved
 
 training: Any = importlib.import_module("skipnets_engine.training")  # An optional package.
 
@@ -26,7 +26,7 @@ def _forward(
     x: Tensor, parameters: TransitionParameters, eps: float, statistics: Statistics
 ) -> tuple[Tensor, list[Tensor]]:
     shape = MapShape.of(x)
-    pooled = MapShape(shape.images, shape.height // 2, shape.width // 2)
+    pooled = halved(shape)
     y = empty_maps(pooled, len(parameters.weight), like=x, dtype=torch.float32)
     training.transition_forward(
         *_arguments(x, parameters, eps, statistics), as_matrix(y), instruction_set(), torch.get_num_threads()

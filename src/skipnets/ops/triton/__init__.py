@@ -41,8 +41,10 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def unsupported_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why no kernel can run on this device in this type, or None."""
+def unsupported_kernels(device: torch.device, dtype: torch.dtype, *, dims: int = 2) -> str | None:
+    """Why no kernel can run on this device in this type, for so many spatial axes, or None."""
+    if dims != 2:
+        return "there are fused kernels for images alone"
     if reason := unavailable(device):
         return reason
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -58,7 +60,7 @@ def slower_launches() -> str | None:
 
 
 def unsupported_block(
-    device: torch.device, dtype: torch.dtype, *, widths: tuple[int, int] | None
+    device: torch.device, dtype: torch.dtype, *, widths: tuple[int, int] | None, dims: int = 2
 ) -> str | None:
     """Why the kernels cannot run a dense block, or None.
 
@@ -66,8 +68,9 @@ def unsupported_block(
         device: Of its input.
         dtype: Of its input.
         widths: Growth rate and channels of the bottleneck; None without a bottleneck.
+        dims: Spatial axes of its input.
     """
-    if reason := unsupported_kernels(device, dtype):
+    if reason := unsupported_kernels(device, dtype, dims=dims):
         return reason
     if dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
         return "float32 without TF32"

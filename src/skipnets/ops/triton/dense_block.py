@@ -115,7 +115,7 @@ class Extent:
         """From the input's shape (N, C₀, H, W) and the parameters."""
         assert layers[0].weight2 is not None
         growth_rate, bottleneck = layers[0].weight2.shape[:2]
-        shape = MapShape(x_shape[0], x_shape[2], x_shape[3])
+        shape = MapShape(x_shape[0], (x_shape[2], x_shape[3]))
         return cls(shape, x_shape[1], len(layers), growth_rate, bottleneck)
 
     @property

@@ -32,7 +32,7 @@ def _forward(
     with on_device(images.device), without_autocast(images.device):
         convolved = _convolve(images, weight, plan.dtype)
         shape, rows = MapShape.of(convolved), rows_of(convolved)
-        pooled_shape = MapShape(shape.images, (shape.height + 1) // 2, (shape.width + 1) // 2)
+        pooled_shape = MapShape(shape.images, ((shape.height + 1) // 2, (shape.width + 1) // 2))
         channels = rows.shape[1]
         out = torch.empty(pooled_shape.rows, channels, dtype=plan.dtype, device=images.device)
         places = torch.empty_like(out, dtype=torch.uint8)

@@ -15,7 +15,7 @@ from torch import Tensor
 from skipnets.ops.autograd import without_autocast
 from skipnets.ops.batch_norm import Affine, Statistics
 from skipnets.ops.chunks import MapShape, as_maps
-from skipnets.ops.transition import Executor, TransitionParameters
+from skipnets.ops.transition import Executor, TransitionParameters, halved
 from skipnets.ops.triton import kernels, pooling_kernels
 from skipnets.ops.triton.device import BLOCK_C, BLOCK_M, grid, on_device, rows_of, shares
 from skipnets.ops.triton.launches import LAUNCHES, Compiler, Recorder
@@ -26,7 +26,7 @@ def _forward(
 ) -> tuple[Tensor, list[Tensor]]:
     gamma, beta, weight = parameters
     rows, shape = rows_of(x), MapShape.of(x)
-    pooled_shape = MapShape(shape.images, shape.height // 2, shape.width // 2)
+    pooled_shape = halved(shape)
     affine = torch.stack(Affine.of(statistics, gamma, beta, eps))
     pooled = torch.empty(pooled_shape.rows, x.shape[1], dtype=x.dtype, device=x.device)
 
