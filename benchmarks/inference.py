@@ -162,6 +162,7 @@ def time_in_turn(
         options: `seconds` for all candidates, `threads` of each.
     """
     graph = plain_onnx(network, classifier)
+    height, width = images.shape[2:]
     native = open_runtime(
         "native",
         architecture=classifier.architecture,
@@ -170,7 +171,7 @@ def time_in_turn(
         threads=options.threads,
     )
     candidates: Candidates = {
-        f"{label}, ONNX Runtime": in_onnxruntime(graph, options.threads, classifier.preprocessing.size),
+        f"{label}, ONNX Runtime": in_onnxruntime(graph, options.threads, (height, width)),
         f"{label}, OpenVINO": in_openvino(openvino_graph(graph), options.threads),
         **{f"{label}, {name}": predict for name, predict in others.items()},
         NATIVE: native.logits,
