@@ -14,7 +14,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.graph import simplify, trace, write_graph
 from skipnets.models.factory import create_model
 from skipnets.runtimes.archive import Archive
-from skipnets.runtimes.program import OPERATIONS, _only_computes, read_program
+from skipnets.runtimes.program import _NEVER, CORE_OPERATIONS, OPERATIONS, _batch_norm, read_program
 
 # Between them, every kind of layer that a network of the registry has.
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -61,15 +61,55 @@ def test_no_value_is_kept_after_its_last_use(tmp_path: Path) -> None:
     assert sorted([*dropped, *program.outputs]) == sorted(computed)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("native_dropout.default", "rand.default", "randn.default", "randperm.default"),  # random
-        *("_native_batch_norm_legit.default", "atan2.out", "relu_.default", "copy_.default"),  # write
-        *("empty.memory_format", "max_pool2d_with_indices_backward.default"),
-        *("save.default", "__class__", "_native_batch_norm_legit", "linear.default"),
-    ],
-)
-def test_what_does_more_than_compute_is_none_of_the_core(name: str) -> None:
-    assert not _only_computes(name)
-    assert _only_computes("convolution.default")
+@pytest.mark.parametrize("name", sorted(OPERATIONS | CORE_OPERATIONS))
+def test_every_operation_only_computes(name: str) -> None:
+    """It returns new values, always the same; without tensors as arguments, what memory held might be one."""
+    packet, _, overload = name.partition(".")
+    found = getattr(getattr(torch.ops.aten, packet), overload)
+    assert not found._schema.is_mutable
+    assert "backward" not in name
+    if torch.Tag.nondeterministic_seeded in found.tags:
+        assert (name, "train") in _NEVER
+    takes_tensors = any("Tensor" in str(argument.type) for argument in found._schema.arguments)
+    assert takes_tensors or name in ("arange.start_step", "full.default", "scalar_tensor.default")
+
+
+SHORT, LONG = torch.ones(1), torch.ones(1, 64, 4, 4)
+OUTSIDE = torch.tensor([[7]])
+WRONG_SIZES: dict[str, tuple[Any, ...]] = {
+    "_native_batch_norm_legit.no_stats": (LONG, SHORT, SHORT, True, 0.1, 1e-5),
+    "_native_batch_norm_legit_no_training.default": (LONG, SHORT, SHORT, SHORT, SHORT, 0.1, 1e-5),
+    "as_strided.default": (LONG, [4096], [1]),
+    "batch_norm.default": (LONG, SHORT, SHORT, SHORT, SHORT, False, 0.1, 1e-5, False),
+    "col2im.default": (torch.ones(1, 4, 9), [100, 100], [2, 2], [1, 1], [0, 0], [1, 1]),
+    "convolution.default": (LONG, torch.ones(8, 64, 1, 1), SHORT, [1, 1], [0, 0], [1, 1], False, [0, 0], 1),
+    "embedding.default": (torch.ones(2, 3), OUTSIDE),
+    "gather.default": (torch.ones(2, 3), 0, OUTSIDE),
+    "index.Tensor": (torch.ones(2, 3), [OUTSIDE]),
+    "index_put.default": (torch.ones(2, 3), [OUTSIDE], torch.ones(1, 1, 3)),
+    "index_select.default": (torch.ones(2, 3), 0, OUTSIDE[0]),
+    "layer_norm.default": (LONG, [4, 4], SHORT, SHORT, 1e-5, False),
+    "native_group_norm.default": (LONG, SHORT, SHORT, 1, 64, 16, 8, 1e-5),
+    "native_layer_norm.default": (LONG, [4, 4], SHORT, SHORT, 1e-5),
+    "scatter.src": (torch.ones(2, 3), 0, OUTSIDE, torch.ones(1, 1)),
+    "scatter_add.default": (torch.ones(2, 3), 0, OUTSIDE, torch.ones(1, 1)),
+    "slice_scatter.default": (torch.ones(2, 3), torch.ones(5, 3)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SIZES)
+def test_an_operation_is_refused_or_refuses_arguments_of_the_wrong_size(name: str) -> None:
+    """What a file says must not make PyTorch read beyond a tensor."""
+    packet, _, overload = name.partition(".")
+    if name in OPERATIONS | CORE_OPERATIONS:
+        with pytest.raises((RuntimeError, IndexError)):
+            getattr(getattr(torch.ops.aten, packet), overload)(*WRONG_SIZES[name])
+
+
+def test_a_batch_norm_with_too_few_statistics_is_an_error() -> None:
+    arguments = WRONG_SIZES["_native_batch_norm_legit_no_training.default"]
+    with pytest.raises(RuntimeError, match="should contain 64 elements"):
+        _batch_norm(*arguments)
+    statistics = [torch.rand(64) for _ in range(4)]
+    expected = torch.ops.aten._native_batch_norm_legit_no_training(LONG, *statistics, 0.1, 1e-5)
+    torch.testing.assert_close(_batch_norm(LONG, *statistics, 0.1, 1e-5), expected, rtol=0, atol=0)

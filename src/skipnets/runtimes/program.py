@@ -9,7 +9,6 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -56,6 +55,44 @@ OPERATIONS = frozenset(
 to files.
 """
 
+CORE_OPERATIONS = frozenset(
+    {
+        *("_adaptive_avg_pool2d.default", "_adaptive_avg_pool3d.default", "_log_softmax.default"),
+        *("_softmax.default", "_to_copy.default", "abs.default", "acos.default", "acosh.default"),
+        *("add.Scalar", "addmm.default", "alias.default", "amin.default", "any.default", "any.dim"),
+        *("any.dims", "arange.start_step", "argmax.default", "argmin.default", "asin.default"),
+        *("asinh.default", "atan.default", "atan2.default", "atanh.default", "bitwise_and.Scalar"),
+        *("bitwise_and.Tensor", "bitwise_not.default", "bitwise_or.Scalar", "bitwise_or.Tensor"),
+        *("bitwise_xor.Scalar", "bitwise_xor.Tensor", "bmm.default", "ceil.default", "clamp.Tensor"),
+        *("clone.default", "col2im.default", "constant_pad_nd.default", "convolution.default"),
+        *("copy.default", "cos.default", "cosh.default", "cumsum.default", "diagonal.default"),
+        *("div.Scalar", "div.Scalar_mode", "div.Tensor_mode", "elu.default", "embedding.default"),
+        *("eq.Scalar", "eq.Tensor", "erf.default", "exp.default", "expand.default", "expm1.default"),
+        *("fill.Scalar", "flip.default", "floor.default", "fmod.Scalar", "fmod.Tensor", "full.default"),
+        *("full_like.default", "gather.default", "ge.Scalar", "ge.Tensor", "grid_sampler_2d.default"),
+        *("gt.Scalar", "gt.Tensor", "hardtanh.default", "index.Tensor", "index_put.default"),
+        *("index_select.default", "isinf.default", "isnan.default", "le.Scalar", "le.Tensor"),
+        *("leaky_relu.default", "log10.default", "log1p.default", "log2.default", "logical_and.default"),
+        *("logical_not.default", "logical_or.default", "logical_xor.default", "lt.Scalar", "lt.Tensor"),
+        *("max.dim", "max_pool2d_with_indices.default", "max_pool3d_with_indices.default", "mean.default"),
+        *("min.dim", "minimum.default", "mm.default", "mul.Scalar", "native_group_norm.default"),
+        *("native_layer_norm.default", "ne.Scalar", "ne.Tensor", "neg.default", "pow.Scalar"),
+        *("pow.Tensor_Scalar", "pow.Tensor_Tensor", "prod.default", "prod.dim_int", "reciprocal.default"),
+        *("reflection_pad1d.default", "reflection_pad2d.default", "reflection_pad3d.default"),
+        *("remainder.Scalar", "remainder.Tensor", "repeat.default", "replication_pad2d.default"),
+        *("replication_pad3d.default", "round.default", "scalar_tensor.default", "scatter.src"),
+        *("scatter.value", "scatter_add.default", "scatter_reduce.two", "select.int"),
+        *("select_scatter.default", "sign.default", "sin.default", "sinh.default", "slice.Tensor"),
+        *("slice_scatter.default", "sort.default", "split_with_sizes.default", "squeeze.dim"),
+        *("squeeze.dims", "sub.Scalar", "sum.dim_IntList", "sym_numel.default", "sym_size.int"),
+        *("tan.default", "tanh.default", "topk.default", "trunc.default", "upsample_bilinear2d.vec"),
+        *("upsample_nearest2d.vec", "var.dim", "view.default", "where.self"),
+    }
+)
+"""Of networks that are no part of this package: those of aten's core that return new values, always the same,
+and check the sizes of their arguments.
+"""
+
 _PREFIX = "torch.ops.aten."
 # It states what the types of the input were, which the classifier checks itself.
 _STATEMENT = "_assert_tensor_metadata.default"
@@ -71,12 +108,12 @@ _TYPES = {
 # Of its MemoryFormat and its Layout.
 _MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
 _STRIDED = 7
+# What torch.export makes of a batch norm; it reads beyond statistics that are too short.
+_BATCH_NORM = f"{_PREFIX}_native_batch_norm_legit_no_training.default"
 # What is computed of the number of images.
 _OF_NUMBERS: dict[str, Callable[..., Any]] = {
     f"_operator.{name}": getattr(operator, name) for name in ("add", "floordiv", "mod", "mul", "sub")
 }
-# Without tensors as arguments; others of that kind are random, or return what was in memory before.
-_MAKERS = frozenset({"arange.start_step", "full.default", "scalar_tensor.default"})
 # Arguments that would make an operation random, or write to its running statistics.
 _NEVER = {("dropout.default", "train"), ("batch_norm.default", "training")}
 
@@ -253,7 +290,9 @@ class _Parser:
             return None
         if target in _OF_NUMBERS:
             function = _OF_NUMBERS[target]
-        elif target.startswith(_PREFIX) and (name in OPERATIONS or _only_computes(name)):
+        elif target == _BATCH_NORM:
+            function = _batch_norm
+        elif target.startswith(_PREFIX) and name in OPERATIONS | CORE_OPERATIONS:
             packet, _, overload = name.partition(".")
             function = getattr(getattr(torch.ops.aten, packet), overload)
         else:
@@ -318,6 +357,13 @@ class _Parser:
         raise UserError(f"{self.archive.path}: holds {what}, which no export of skipnets does: not opened")
 
 
+def _batch_norm(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm by statistics, and what it returns beside that; sizes that do not fit are an error."""
+    weight, bias, mean, variance, momentum, eps = arguments
+    normed = torch.batch_norm(x, weight, bias, mean, variance, False, momentum, eps, False)
+    return normed, x.new_zeros(0), x.new_zeros(0)
+
+
 def _forgetful(steps: list[_Step], *, keep: tuple[str, ...]) -> tuple[_Step, ...]:
     """The steps, which drop values after their last use, so that memory is as small as when layers run."""
     computed = {result for step in steps for result in step.results}
@@ -336,22 +382,6 @@ def _result_names(output: dict[str, Any]) -> list[Any]:
     if kind == "as_tensors":
         return [each["name"] for each in value]
     return [value["as_name"] if kind == "as_sym_int" else value["name"]]
-
-
-@functools.cache
-def _only_computes(name: str) -> bool:
-    """Whether an operation of aten's core returns new values, always the same, and does nothing else."""
-    packet, _, overload = name.partition(".")
-    try:
-        found = getattr(getattr(torch.ops.aten, packet), overload)
-        tags, schema = found.tags, found._schema
-    except (AttributeError, RuntimeError):
-        return False
-    if torch.Tag.core not in tags or torch.Tag.nondeterministic_seeded in tags or schema.is_mutable:
-        return False
-    takes_tensors = any("Tensor" in str(argument.type) for argument in schema.arguments)
-    # Gradients of pooling write where their arguments say.
-    return (takes_tensors or name in _MAKERS) and "backward" not in name
 
 
 def _names(arguments: list[Any]) -> set[str]:
