@@ -82,7 +82,7 @@ def comparable(page: str) -> str:
     """The text without the numbers and the spacing of what is printed for example."""
 
     def masked(block: re.Match[str]) -> str:
-        return " ".join(re.sub(r"-?\d[\d,.]*(e-?\d+)?", "0", block[0]).replace("–", "0").split())
+        return " ".join(re.sub(r"[-+]?\d[\d,.]*(e-?\d+)?", "0", block[0]).replace("–", "0").split())
 
     return re.sub(r'^```text title="for example"\n.*?^```\n', masked, page, flags=re.MULTILINE | re.DOTALL)
 

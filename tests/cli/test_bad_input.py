@@ -115,7 +115,7 @@ CASES = {
     ),
     "a size of three": (
         ["train", "photos", "--out", "out", "--size", 3, 4, 5],
-        ["--size=3 4 5: must be one side, or height and width"],
+        ["size=3 4 5: must be one side, or height and width"],
     ),
     "a wrong field of the model": (
         ["train", "photos", "--out", "out", "--model-options.growth-rate", "x"],

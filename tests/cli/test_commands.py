@@ -60,7 +60,7 @@ def test_python_m_runs_the_same_program() -> None:
     ("command", "library", "extra"),
     [
         ("report", "jinja2", "report"),
-        ("report", "captum", "report"),
+        pytest.param("report", "captum", "report", marks=pytest.mark.slow),
         ("report", "torch", "report"),
         ("compare", "scipy", "report"),
         ("explain", "captum", "explain"),

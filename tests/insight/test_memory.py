@@ -53,7 +53,7 @@ def _trained(name: str, size: int, execution: str, *, batch: int = 0, room: int 
 @pytest.mark.parametrize(
     ("name", "size", "execution"),
     [
-        ("densenet_bc40_k12", 32, "plain"),
+        pytest.param("densenet_bc40_k12", 32, "plain", marks=pytest.mark.slow),
         pytest.param("densenet_bc40_k12", 32, "linear", marks=pytest.mark.slow),
         pytest.param("densenet_bc40_k12", 32, "linear-recompute", marks=pytest.mark.slow),
         ("resnet20", 32, "plain"),

@@ -35,6 +35,8 @@ def small_model(name: str, **fields: object) -> DenseNet | ResNet:
 
 
 every_small = pytest.mark.parametrize("name", SMALL)
+# Compiled in every run of the tests; the others by the slow ones.
+COMPILED = ("densenet_bc40_k12", "resnet18")
 
 
 @every_small
@@ -216,7 +218,9 @@ def test_fx_traces_and_the_trace_is_equal(name: str) -> None:
     torch.testing.assert_close(traced(x), model(x))
 
 
-@every_small
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in COMPILED else pytest.mark.slow) for name in SMALL]
+)
 def test_compile_gives_equal_outputs_and_gradients(name: str) -> None:
     model = small_model(name)
     compiled_model = copy.deepcopy(model)

@@ -444,6 +444,7 @@ def test_an_overflowing_scale_is_noticed():
 # --- Several processes ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_distributed_processes(tmp_path):
     script = Path(__file__).with_name("distributed_step.py")
     command = [sys.executable, str(script), str(tmp_path / "store")]

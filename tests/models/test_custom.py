@@ -25,6 +25,7 @@ def test_a_file_holds_the_import_and_its_arguments_alone() -> None:
         "arguments": {"width": 8, "depths": [1, 2]},
         "in_chans": 1,
         "num_classes": 3,
+        "dims": 2,
     }
     assert config_from_dict(json.loads(json.dumps(values))) == CONFIG
 

@@ -63,7 +63,7 @@ def test_splits_that_are_given_stay_and_missing_ones_are_drawn() -> None:
         ([("a.png", "a")], r"dataset\[0\] must be a PIL image, an array or a tensor, not str"),
         ([(GRAY.astype(np.float32), "a")], "normalization and augmentation are the run's"),
         ([(GRAY, 1), (GRAY, 0.5)], "label 0.5 must be a class; numbers to predict take an ImageDataset"),
-        ([(GRAY[None, None], "a")], r"of shape \(1, 1, 8, 8\)"),
+        ([(GRAY[None, None, None], "a")], r"of shape \(1, 1, 1, 8, 8\)"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(samples: Any, message: str) -> None:

@@ -40,7 +40,7 @@ OPERATIONS = frozenset(
             "sigmoid.default",
             "silu.default",
         ),
-        *("transpose.int", "unsqueeze.default"),
+        *("movedim.int", "transpose.int", "unsqueeze.default"),
         # Of signals and volumes.
         *("adaptive_avg_pool1d.default", "avg_pool1d.default", "max_pool1d.default"),
         *("adaptive_avg_pool3d.default", "avg_pool3d.default", "conv3d.default", "max_pool3d.default"),

@@ -117,6 +117,8 @@ def prepare(
     train = dataset.split("train")
     if isinstance(train, VolumeDataset):
         config = without_image_options(config, train)
+    elif isinstance(config.size, tuple) and len(config.size) != 2:
+        raise UserError(f"size={' '.join(map(str, config.size))}: must be one side, or height and width")
     if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
         raise UserError(
             f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"

@@ -108,7 +108,7 @@ def step(x, layers, plan, downstream):
     return [result.features.detach(), *result.statistics, *result.bottleneck_statistics, *gradients]
 
 
-@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("keep", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_repeated_pass_equals_one_that_triton_launches(repeats, monkeypatch, keep):
     """Other parameters at other addresses, and two forward passes before their backward passes."""
     plan = DenseBlockPlan((1e-3, 1e-2), (1e-3, 1e-5), keep, torch.float32)
