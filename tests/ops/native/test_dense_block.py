@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers.bits import assert_the_same_bits_in_several_callers
+from tests.helpers.forks import assert_a_fork_computes_the_same
 from tests.helpers.rounding import assert_as_exact_as, errors, random_normal
 
 from skipnets.ops import native
@@ -175,23 +175,16 @@ def test_second_derivatives_are_refused():
         torch.autograd.grad(features.sum(), x, create_graph=True)
 
 
-def _child(queue):
-    torch.set_num_threads(1)
-    queue.put(float(Block(2, 4, 4, 8, 4, 16, 1).run(dense_block, torch.float32)[0].sum()))
-
-
-def test_a_forked_process_computes_the_same():
+def _prepared():
     torch.set_num_threads(2)
     block = Block(2, 4, 4, 8, 4, 16, 1)
     block.run(dense_block, torch.float32)
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    process = context.Process(target=_child, args=(queue,))
-    process.start()
-    found = queue.get(timeout=60)
-    process.join()
     torch.set_num_threads(1)
-    assert found == float(block.run(dense_block, torch.float32)[0].sum())
+    return lambda: float(block.run(dense_block, torch.float32)[0].sum())
+
+
+def test_a_forked_process_computes_the_same():
+    assert_a_fork_computes_the_same(__name__, "_prepared")
 
 
 def test_the_executor_is_measured_and_used(monkeypatch):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers.bits import assert_the_same_bits_in_several_callers
+from tests.helpers.forks import assert_a_fork_computes_the_same
 from tests.helpers.rounding import assert_as_exact_as, errors, random_normal
 
 from skipnets.ops import native
@@ -176,18 +175,11 @@ def test_the_executor_is_measured_and_used(monkeypatch):
     assert cpu_executor(images.detach(), plan, turned) == "pytorch"
 
 
-def _child(case, queue):
-    queue.put(float(case.run(case.by(NATIVE), torch.float32)[1].sum()))
+def _prepared():
+    torch.set_num_threads(2)
+    case = Case((2, 10, 10), 3, 4)
+    return lambda: float(case.run(case.by(NATIVE), torch.float32)[1].sum())
 
 
 def test_a_forked_process_computes_the_same():
-    torch.set_num_threads(2)
-    case = Case((2, 10, 10), 3, 4)
-    expected = float(case.run(case.by(NATIVE), torch.float32)[1].sum())
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    process = context.Process(target=_child, args=(case, queue))
-    process.start()
-    found = queue.get(timeout=60)
-    process.join()
-    assert found == expected
+    assert_a_fork_computes_the_same(__name__, "_prepared")
