@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -132,56 +132,40 @@ def label_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(config)
 
 
-@pytest.fixture(scope="session")
-def number_folds_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with two folds that predicts two numbers, of which one is not known of all images."""
+def _train_on_numbers(folder: Path, data: Path, **fields: Any) -> Run:
+    """A run of the smallest network that predicts two numbers of an image, with all choices made."""
     from skipnets.training import TrainConfig, train
 
-    folder = tmp_path_factory.mktemp("number-folds")
     config = TrainConfig(
-        data=str(write_disks(folder / "disks", 60, test=16, unknown=3)),
+        data=str(data),
         out=folder / "run",
-        folds=2,
         targets=TARGETS,
         model="resnet8_w16",
-        model_options={"width": 4},
         block_execution="plain",
         channels_last=False,
         operators={},
         group_column="patient",
-        epochs=2,
         batch_size=16,
         lr=0.05,
         augmentation="none",
         duplicates="ignore",
         workers=0,
         accelerator="cpu",
+        **fields,
     )
     return train(config)
+
+
+@pytest.fixture(scope="session")
+def number_folds_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with two folds that predicts two numbers, of which one is not known of all images."""
+    folder = tmp_path_factory.mktemp("number-folds")
+    data = write_disks(folder / "disks", 60, test=16, unknown=3)
+    return _train_on_numbers(folder, data, folds=2, model_options={"width": 4}, epochs=2)
 
 
 @pytest.fixture(scope="session")
 def number_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that was trained to predict two numbers of an image, by group."""
-    from skipnets.training import TrainConfig, train
-
     folder = tmp_path_factory.mktemp("numbers")
-    config = TrainConfig(
-        data=str(write_disks(folder / "disks")),
-        out=folder / "run",
-        targets=TARGETS,
-        model="resnet8_w16",
-        model_options={"width": 8},
-        block_execution="plain",
-        channels_last=False,
-        operators={},
-        group_column="patient",
-        epochs=8,
-        batch_size=16,
-        lr=0.05,
-        augmentation="none",
-        duplicates="ignore",
-        workers=0,
-        accelerator="cpu",
-    )
-    return train(config)
+    return _train_on_numbers(folder, write_disks(folder / "disks"), model_options={"width": 8}, epochs=8)

@@ -46,7 +46,7 @@ def test_empty_cells_are_unknown_numbers(tmp_path: Path) -> None:
     assert dataset.label_names == ["41|", "|2", "43|3.5"]
     np.testing.assert_array_equal(targets_from_texts(dataset.label_names), dataset.labels)
     assert dataset.counts().tolist() == [2, 2]
-    assert "2 empty cells of these are taken for unknown numbers" in dataset.listing.notes
+    assert "2 empty cells: these numbers are missing, and count in no loss or metric" in dataset.listing.notes
     told = survey(dataset, "list")
     assert [(row["unknown"], row["mean"]) for row in told.to_dict()["targets"]] == [(1, 42), (1, 2.75)]
     assert "unknown" in str(told)

@@ -453,7 +453,9 @@ def _number_labels(path: Path, table: _Table, names: Sequence[str], listing: Lis
     listing.regression, listing.classes = True, [spelled(name) for name in names]
     listing.notes.append(f"the numbers to predict are {listed(listing.classes, 20)}")
     if unknown := int(np.isnan(numbers).sum()):
-        listing.notes.append(f"{counted(unknown, 'empty cell')} of these are taken for unknown numbers")
+        listing.notes.append(
+            f"{counted(unknown, 'empty cell')}: these numbers are missing, and count in no loss or metric"
+        )
     return target_texts(numbers)
 
 

@@ -86,9 +86,9 @@ def value_range(dataset: VolumeDataset, positions: Sequence[int]) -> tuple[float
         dataset: Its values are finite.
         positions: Those that are looked at, at least one.
     """
-    found = [dataset.source(position) for position in positions]
-    low = min(float(np.min(each)) for each in found)  # type: ignore[arg-type]
-    high = max(float(np.max(each)) for each in found)  # type: ignore[arg-type]
+    found = [np.asarray(dataset.source(position)) for position in positions]
+    low = min(float(each.min()) for each in found)
+    high = max(float(each.max()) for each in found)
     # Of volumes that are the same all over, any range will do.
     return (low, high) if high - low > abs(high) * 1e-6 else (low - 0.5, low + 0.5 + math.ulp(high))
 

@@ -18,10 +18,22 @@ from typing_extensions import override
 from skipnets.evaluation.evaluating import Evaluation
 from skipnets.evaluation.metrics import measure
 
-__all__ = ["FoldResult", "JoinedFolds", "OutOfFold", "joined", "known_in_folds", "out_of_fold", "spread"]
+__all__ = [
+    "FOLDS_WARNING",
+    "FoldResult",
+    "JoinedFolds",
+    "OutOfFold",
+    "joined",
+    "known_in_folds",
+    "out_of_fold",
+    "spread",
+]
 
 # The metrics of `Evaluation.to_dict` that are compared between folds.
 COMPARED = ("accuracy", "balanced_accuracy", "nll", "ece", "macro_f1", "macro_auroc")
+FOLDS_WARNING = (
+    "these are the metrics of the folds' models; the ensemble of them has seen all of these images"
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,10 +83,7 @@ class OutOfFold(Evaluation):
     @property
     @override
     def warnings(self) -> list[str]:
-        return [
-            *super().warnings,
-            "these are the metrics of the folds' models; the ensemble of them has seen all of these images",
-        ]
+        return [*super().warnings, FOLDS_WARNING]
 
     @override
     def to_dict(self) -> dict[str, Any]:

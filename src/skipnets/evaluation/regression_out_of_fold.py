@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from skipnets import run_folder
-from skipnets.evaluation.out_of_fold import joined, spread
+from skipnets.evaluation.out_of_fold import FOLDS_WARNING, joined, spread
 from skipnets.evaluation.regression import measure_numbers
 from skipnets.evaluation.regression_evaluation import RegressionEvaluation, read_number_predictions
 
@@ -84,10 +84,7 @@ class NumbersOutOfFold(RegressionEvaluation):
     @property
     @override
     def warnings(self) -> list[str]:
-        return [
-            *super().warnings,
-            "these are the metrics of the folds' models; the ensemble of them has seen all of these images",
-        ]
+        return [*super().warnings, FOLDS_WARNING]
 
     @override
     def to_dict(self) -> dict[str, Any]:
