@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from skipnets.models.accounting import kept_bytes, macs
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import family_of
 from skipnets.models.graph import BlockExecution
+from skipnets.models.layers import CellMean
 from skipnets.models.weights import load_weights
 from skipnets.models.weights.checkpoint import Checkpoint
 from skipnets.ops import chunks
@@ -261,3 +263,14 @@ def test_maps_and_heads_have_the_axes_of_the_input() -> None:
         made = create_model("resnet18", dims=1, num_classes=0, global_pool=pool, width=4, block_config=(1,))
         assert made.eval()(torch.zeros(2, 3, 64)).shape == (2, made.head_hidden_size)
     assert model.default_cfg["input_size"] == (1, 96, 96, 96)
+
+
+@pytest.mark.parametrize("size", [(1, 2, 1), (1, 1, 1), (3, 1, 4), (3, 2, 5)])
+def test_means_of_cells_are_those_of_what_lies_inside(size: tuple[int, ...]) -> None:
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    found = CellMean(dims=3)(x)
+    cells = [[slice(2 * index, 2 * index + 2) for index in range(-(-side // 2))] for side in size]
+    for place in itertools.product(*(range(len(each)) for each in cells)):
+        inside = x[(..., *(cells[axis][index] for axis, index in enumerate(place)))]
+        torch.testing.assert_close(found[(..., *place)], inside.mean((2, 3, 4)))
+    assert torch.equal(torch.fx.symbolic_trace(CellMean(dims=3))(x), found)

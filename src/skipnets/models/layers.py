@@ -292,14 +292,21 @@ class CellMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
-        average = AVERAGES[self.dims]
-        means: Tensor
-        if torch.compiler.is_exporting():
-            # The same with the last row and column repeated: torch.export takes no rounding up at any size.
-            means = average(F.pad(x, (0, 1) * self.dims, "replicate"), 2)
-        else:
-            means = average(x, 2, ceil_mode=True, count_include_pad=False)
-        return means
+        return _cell_mean(x, self.dims)
+
+
+@torch.fx.wrap
+def _cell_mean(x: Tensor, dims: int) -> Tensor:
+    """Of a map; `torch.fx.wrap` keeps symbolic tracing from looking at the shape."""
+    average = AVERAGES[dims]
+    means: Tensor
+    # torch.export takes no rounding up at any size, and pooling of volumes no axis of length 1.
+    if torch.compiler.is_exporting() or (dims == 3 and min(x.shape[2:]) == 1):
+        # The same: the last row and column are repeated.
+        means = average(F.pad(x, (0, 1) * dims, "replicate"), 2)
+    else:
+        means = average(x, 2, ceil_mode=True, count_include_pad=False)
+    return means
 
 
 class EffectiveSqueezeExcitation(nn.Module):
