@@ -25,6 +25,7 @@ from skipnets.errors import UserError
 from skipnets.models import build_model, config_from_dict, config_to_dict
 from skipnets.models.family import family_of
 from skipnets.models.registry import ModelConfig
+from skipnets.trust import trusted_imports, trusting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def training_costs(
     config: ModelConfig,
     *,
     batch_size: int,
-    size: int,
+    size: int | tuple[int, ...],
     steps: int = 5,
     device: str = "cpu",
     threads: int | None = None,
@@ -63,7 +64,8 @@ def training_costs(
     """Measure a training step of a model under every block execution that it has.
 
     Args:
-        config: The model.
+        config: The model. A network that is no part of this package must be trusted
+            (`skipnets.trust.trusting`), as a process of its own imports it.
         batch_size: Images a step.
         size: Height and width of the images, in pixels.
         steps: Measured steps; one more comes before them.
@@ -74,10 +76,17 @@ def training_costs(
     if batch_size < 2:
         raise UserError(f"batch_size={batch_size}: must be at least 2 for batch norms")
     executions = family_of(config).executions
-    request = {"size": size, "device": device, "threads": threads, "model": config_to_dict(config)}
+    shown = "×".join(map(str, _sides(size)))
+    request = {
+        "size": size,
+        "device": device,
+        "threads": threads,
+        "model": config_to_dict(config),
+        "trust": trusted_imports(),
+    }
     costs = []
     for execution in executions:
-        report(f"training steps of {config.name}, batch of {batch_size}, {size}×{size}: {execution}")
+        report(f"training steps of {config.name}, batch of {batch_size}, {shown}: {execution}")
         cost = _measure({**request, "execution": execution, "batch_size": batch_size, "steps": steps})
         half = _measure({**request, "execution": execution, "batch_size": batch_size // 2, "steps": 0})
         costs.append(StepCost(**{**asdict(cost), "largest_batch": _largest_batch(half, cost, device)}))
@@ -205,13 +214,17 @@ def _kilobytes(path: Path, field: str) -> int:
 
 
 def random_batch(
-    config: ModelConfig, batch_size: int, size: int, device: str, seed: int = 0
+    config: ModelConfig, batch_size: int, size: int | Sequence[int], device: str, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) in channels-last order, and labels (N,)."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(batch_size, config.in_chans, size, size, generator=generator)
+    images = torch.randn(batch_size, config.in_chans, *_sides(size), generator=generator)
     labels = torch.randint(0, max(config.num_classes, 1), (batch_size,), generator=generator)
     return images.to(device, memory_format=torch.channels_last), labels.to(device)
+
+
+def _sides(size: int | Sequence[int]) -> tuple[int, ...]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -221,7 +234,9 @@ def main(arguments: Sequence[str]) -> None:
         torch.set_num_threads(request["threads"])
     torch.manual_seed(0)
     config = config_from_dict(request["model"])
-    model = build_model(config).to(request["device"]).to(memory_format=torch.channels_last)
+    with trusting(request.get("trust")):
+        model = build_model(config)
+    model = model.to(request["device"]).to(memory_format=torch.channels_last)
     model.set_block_execution(request["execution"])
     images, labels = random_batch(config, request["batch_size"], request["size"], request["device"])
     cost = measure_step(model, images, labels, steps=request["steps"], execution=request["execution"])
