@@ -54,6 +54,7 @@ def test_the_largest_batch_lies_on_the_line_through_two_peaks(monkeypatch):
         )
 
     assert benchmark._largest_batch(cost(4, 140), cost(8, 180), "cpu") == 90
+    assert benchmark._largest_batch(cost(4, 140), cost(8, 140), "cpu") is None
 
 
 def test_a_request_is_answered_in_json(capsys):

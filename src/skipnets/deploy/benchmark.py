@@ -114,8 +114,8 @@ class SpeedTable(Display):
                 [
                     str(row.batch_size),
                     row.candidate,
-                    f"{1000 * row.seconds:.1f}",
-                    f"{1000 * row.quartiles[0]:.1f}–{1000 * row.quartiles[1]:.1f}",
+                    _milliseconds(row.seconds),
+                    "–".join(map(_milliseconds, row.quartiles)),
                     "" if row.ratio is None else f"{row.ratio:.2f}",
                     "" if row.limit_share is None else f"{row.limit_share:.0%}",
                 ]
@@ -230,6 +230,11 @@ def _macs(classifier: Classifier) -> int | None:
     from skipnets.models.module_calls import module_macs
 
     return module_macs(classifier.model, (config.in_chans, *size))
+
+
+def _milliseconds(seconds: float) -> str:
+    """With one decimal, or of less than one with two digits."""
+    return f"{1000 * seconds:.1f}" if seconds >= 1e-3 else f"{1000 * seconds:.2g}"
 
 
 def _millions(count: int | None) -> str:

@@ -39,7 +39,8 @@ class StepCost:
         slowest: The slowest of these.
         saved_bytes: What autograd holds between forward and backward pass, parameters and input left out.
         peak_bytes: The most memory that a step needed above model and data.
-        largest_batch: How many images a step would fit into the memory that is free now.
+        largest_batch: How many images a step would fit into the memory that is free now; None where two peaks
+            do not tell.
     """
 
     execution: str
@@ -93,10 +94,15 @@ def training_costs(
     return costs
 
 
-def _largest_batch(smaller: StepCost, larger: StepCost, device: str) -> int:
-    """The batch whose peak fills the free memory, on the line through two measured peaks."""
+def _largest_batch(smaller: StepCost, larger: StepCost, device: str) -> int | None:
+    """The batch whose peak fills the free memory, on the line through two measured peaks.
+
+    None where the larger batch's peak is not the higher one: those of a few small images tell nothing.
+    """
+    if larger.peak_bytes <= smaller.peak_bytes:
+        return None
     images = larger.batch_size - smaller.batch_size
-    per_image = max(larger.peak_bytes - smaller.peak_bytes, 1) / images
+    per_image = (larger.peak_bytes - smaller.peak_bytes) / images
     fixed = max(larger.peak_bytes - per_image * larger.batch_size, 0)
     return max(int((free_memory(torch.device(device)) - fixed) / per_image), 0)
 
