@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-
 from tests.helpers.own_networks import TinyNet
 
 from skipnets.errors import UserError
@@ -144,5 +143,7 @@ def test_too_little_memory() -> None:
 
 
 def test_a_network_without_a_graph_is_measured_instead() -> None:
-    with pytest.raises(UserError, match=r"^memory: .* TinyNet, which has no graph; skipnets benchmark .*--train"):
+    with pytest.raises(
+        UserError, match=r"^memory: .* TinyNet, which has no graph; skipnets benchmark .*--train"
+    ):
         training_memory(TinyNet(3), batch_size=2, input_size=8)

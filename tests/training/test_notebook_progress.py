@@ -10,7 +10,7 @@ import IPython.display
 import pytest
 from tests.helpers.own_networks import TinyNet
 
-from skipnets.tables import as_text
+from skipnets.tables import as_html, as_text, make_table
 from skipnets.training import TrainConfig, train, trainer
 from skipnets.training.notebook_progress import epochs_table
 from skipnets.training.run import Row
@@ -50,6 +50,17 @@ def test_a_training_is_shown_in_one_place(
     assert "value=" in first
     assert "best" not in first
     assert "epoch 1/2" not in capsys.readouterr().err  # no line beside it
+
+
+@pytest.mark.parametrize("render", [as_text, as_html])
+def test_tables_are_not_shown_beside_the_output_that_they_are_for(
+    render: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    shown: list[Any] = []
+    monkeypatch.setattr("rich.jupyter.display", lambda *output: shown.append(output))
+    assert "epoch" in render([make_table({"epoch": "left"}, [["1"]])])
+    assert not shown
 
 
 @pytest.mark.parametrize(

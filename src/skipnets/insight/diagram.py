@@ -20,8 +20,9 @@ from skipnets.files import atomic_path
 from skipnets.insight.layers import Layer, inside, layers
 from skipnets.insight.source import Source, architecture_of
 from skipnets.insight.summary import short_count
-from skipnets.models.graph import Convolution, Graph, Linear
+from skipnets.models.graph import Graph
 from skipnets.models.module_calls import record_calls
+from skipnets.models.operations import Convolution, Linear
 
 with needs_extra("train"):
     import matplotlib as mpl
