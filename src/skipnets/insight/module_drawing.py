@@ -18,8 +18,8 @@ from skipnets.errors import UserError
 from skipnets.insight import panels
 from skipnets.insight.module_layers import window
 from skipnets.insight.panels import Panel, Strip
-from skipnets.models.operations import Shape
 from skipnets.models.module_calls import Call, Connection, connections
+from skipnets.models.operations import Shape
 
 __all__ = ["ModulesPanel", "module_panels"]
 

@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from skipnets.errors import UserError, one_line
 from skipnets.models.block_execution import set_block_execution
-from skipnets.models.operations import Shape
 from skipnets.models.modes import sharing_tensors
+from skipnets.models.operations import Shape
 
 __all__ = ["INPUT", "Call", "Connection", "connections", "module_macs", "record_calls"]
 
