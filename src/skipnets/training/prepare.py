@@ -102,7 +102,10 @@ def prepare(
     """
     supplied = supplied or Supplied()
     check_task(supplied, dataset)
-    given = config = _with_task_defaults(with_own_model(config, supplied), dataset)
+    config = _with_task_defaults(with_own_model(config, supplied), dataset)
+    if supplied.loss is not None:
+        config = dataclasses.replace(config, loss=None)
+    given = config
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
     if config.weights_ignore and config.weights is None:
