@@ -27,6 +27,7 @@ from skipnets.classifier import NOT_FINITE, Classifier, Prediction
 from skipnets.data.decoding import ImageDecodeError, declared_size, decoding_bytes
 from skipnets.data.pixel_budget import AbandonedError, PixelBudget
 from skipnets.data.raster import WindowedImage
+from skipnets.data.volume_files import Volume, read_volume_header
 from skipnets.errors import UserError
 from skipnets.serve.batching import Batcher
 from skipnets.serve.explaining import explanation_png, why_unexplained
@@ -40,6 +41,8 @@ __all__ = ["BusyError", "Service", "Upload"]
 _BODIES_HELD = 4
 # Pillow stores color in four; of a windowed image, three of float32.
 _BYTES_RESIZED = 12
+# Of a signal or a volume, where a value is read, scaled in float64 and resized; of a table in CSV, its text.
+_BYTES_OF_VALUE = 40
 
 State = Literal["loading", "ready", "draining", "failed"]
 
@@ -295,7 +298,6 @@ class Service:
         """Load, and predict once, so that the first client does not wait for a runtime's warm-up."""
         classifier = self._load()
         preprocessing = classifier.preprocessing
-        preprocessing.require_images("serve")
         classifier.check_calibrated(**self._asked)
         shape = (1, *preprocessing.size, preprocessing.channels)
         _answers(classifier, np.zeros(shape, preprocessing.pixel_type), **self._asked)
@@ -352,12 +354,32 @@ class Service:
         with self._budget.reserved(size, abandoned=given_up.is_set):
             yield preprocessing.open(source, max_pixels=limit)
 
+    @contextlib.contextmanager
+    def _read_volume(self, image: Upload | NDArray[Any], given_up: threading.Event) -> Iterator[Volume]:
+        """A signal or a volume; its memory is reserved while the context is open."""
+        source: Any = _Awaited(image.file, given_up) if isinstance(image, Upload) else image
+        preprocessing, limit = self.classifier.preprocessing, self.limits.pixels
+        header = read_volume_header(source, preprocessing.dims, max_values=limit)
+        size = _BYTES_OF_VALUE * max(
+            math.prod(header.sides) * header.channels, math.prod(preprocessing.size) * preprocessing.channels
+        )
+        if size > self._budget.limit:
+            raise ImageDecodeError(f"image: {self._budget.refusal(size)}")
+        with self._budget.reserved(size, abandoned=given_up.is_set):
+            yield preprocessing.open_volume(source, max_values=limit)
+
     def _pixels(self, image: Upload | NDArray[Any], given_up: threading.Event) -> NDArray[Any]:
+        preprocessing = self.classifier.preprocessing
+        if preprocessing.dims != 2:
+            with self._read_volume(image, given_up) as volume:
+                return preprocessing.fitted_volume(volume)
         with self._decoded(image, given_up) as opened:
-            return self.classifier.preprocessing.pixels(opened)
+            return preprocessing.pixels(opened)
 
     def _explain(self, upload: Upload, label: str | None, given_up: threading.Event) -> bytes:
-        with self._decoded(upload, given_up) as image:
+        is_image = self.classifier.preprocessing.dims == 2
+        reading = self._decoded if is_image else self._read_volume
+        with reading(upload, given_up) as image:
             explained = self._network.submit(explanation_png, self.classifier, image, label)
             while not wait([explained], timeout=0.1).done:
                 if given_up.is_set() and explained.cancel():
