@@ -118,7 +118,7 @@ class VolumeExplanation(Explanation):
         spacing: The distance between neighbors along each axis.
         ranges: Where the network's input begins and ends along each axis.
         sizes: Of the network's input.
-        center: The place with the strongest evidence, through which planes are shown.
+        center: The place with the strongest evidence, or the middle, through which planes are shown.
     """
 
     sides: tuple[int, ...]
@@ -340,7 +340,10 @@ def _of_volume(preprocessing: Preprocessing, source: Source, about: dict[str, An
     )
     if len(sides) == 1:
         return explanation
-    center = tuple(int(place) for place in np.unravel_index(explanation.array().argmax(), sides))
+    whole = explanation.array()
+    strongest = np.unravel_index(whole.argmax(), sides)
+    # Without any evidence, through the middle.
+    center = tuple(map(int, strongest)) if whole.max() > 0 else tuple(side // 2 for side in sides)
     image = planes_image(values, volume.spacing, center)
     return replace(
         explanation,
