@@ -345,7 +345,7 @@ def test_maps_of_volumes_lie_where_the_network_saw_them() -> None:
     """A grid whose values are their own places must give, at every voxel, that voxel's place in the input."""
     preprocessing = Preprocessing((16, 24, 20), channels=1, window=(0, 1), fit="pad")
     volume = Volume(array=np.zeros((10, 30, 20, 1)), bits=64, spacing=(2, 1, 1))
-    axes = preprocessing.volume_axes(volume)
+    axes = preprocessing.volume_axes(volume.array.shape[:3], volume.spacing)
     assert [axis.resized for axis in axes] == [16, 24, 16]
     position = Grid(step=4, start=-2.0)
     places = [position.start + position.step * np.arange(n, dtype=np.float32) for n in (6, 8, 7)]

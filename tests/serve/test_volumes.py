@@ -93,6 +93,16 @@ def test_arrays_in_the_open_inference_protocol(volumes: Callable[..., httpx.Clie
     assert response.json()["error"] == "shape=[1, 1, 1, 3]: must be [N, D, H, W, 3]"
 
 
+def test_signals_come_as_arrays(serving: Serving, colors: Classifier) -> None:
+    colors.preprocessing = Preprocessing((8,), channels=3, window=(-1000, 400), bits=16, fit="center")
+    colors.runtime.logits = lambda batch: batch.mean(axis=2, dtype=np.float32)  # type: ignore[method-assign]
+    colors.runtime.input_type = "float32"  # type: ignore[misc]
+    files = upload(npy(volume(1, (20,))), b"1,2,3\n4,5,6\n")
+    [found, table] = serving().post(PREDICT, files=files).json()["predictions"]
+    assert found["label"] == "green"
+    assert table["error"] == "must be a signal in a .npy or .npz file"
+
+
 def test_examples_are_images() -> None:
     with pytest.raises(UserError, match="examples=x: takes models of images, not of signals"):
         find_examples("x", preprocessing=Preprocessing((9,), channels=1))

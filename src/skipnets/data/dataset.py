@@ -217,7 +217,7 @@ class ImageDataset:
         return image
 
     def header(self, index: int) -> Header | VolumeHeader:
-        """What the image's header tells.
+        """The header of an image.
 
         Raises:
             ImageDecodeError: It cannot be read.

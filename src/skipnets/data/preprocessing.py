@@ -407,10 +407,14 @@ class Preprocessing:
             )
         return volume
 
-    def volume_axes(self, volume: Volume) -> list[AxisFit]:
-        """How the axes of a signal or a volume become those of the input: what `geometry` is for images."""
-        sides = volume.array.shape[:-1]
-        return fit_axes(sides, volume.spacing, self.size, self.fit, self.crop_fraction)
+    def volume_axes(self, sides: Sequence[int], spacing: Sequence[float]) -> list[AxisFit]:
+        """How the axes of a signal or a volume become those of the input: what `geometry` is for images.
+
+        Args:
+            sides: (L,) or (D, H, W).
+            spacing: The distance between neighbors along each axis.
+        """
+        return fit_axes(sides, spacing, self.size, self.fit, self.crop_fraction)
 
     def windowed_volume(self, volume: Volume) -> NDArray[np.float32]:
         """(…, C) values of a signal or a volume from 0 to 255, at its own size."""
@@ -428,7 +432,7 @@ class Preprocessing:
         try:
             fitted = fit_volume(
                 self.windowed_volume(volume),
-                self.volume_axes(volume),
+                self.volume_axes(volume.array.shape[:-1], volume.spacing),
                 self.size,
                 interpolation=INTERPOLATIONS[self.interpolation],
                 padding=[255 * min(max(value, 0), 1) for value in self.mean],

@@ -40,14 +40,14 @@ _DELIMITERS = ";\t,"
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeHeader:
-    """What the header of a signal or a volume tells.
+    """The header of a signal or a volume.
 
     Attributes:
         sides: (L,) or (D, H, W).
         channels: How many values there are at each place.
         bits: Of a value, as stored.
         format: Such as "NIfTI".
-        spacing: The distance between neighbors along each axis, in the file's unit; 1 where it tells none.
+        spacing: The distance between neighbors along each axis, in the unit of the file; 1 where it has none.
     """
 
     sides: tuple[int, ...]

@@ -110,7 +110,7 @@ class VolumeDataset(ImageDataset):
         return max(header.bits for header in self.some_volume_headers)
 
     def header(self, index: int) -> VolumeHeader:
-        """What the header of a signal or a volume tells.
+        """The header of a signal or a volume.
 
         Raises:
             ImageDecodeError: It cannot be read.

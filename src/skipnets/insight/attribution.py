@@ -34,8 +34,9 @@ from skipnets.insight.planes import curve_image, curve_map, planes_image, planes
 from skipnets.models.accounting import Grid, grids
 from skipnets.models.custom_model import CustomModel, map_shapes
 from skipnets.models.family import network_graph, stage_groups
-from skipnets.models.graph import Graph, Norm
+from skipnets.models.graph import Graph
 from skipnets.models.modes import evaluating, sharing_tensors
+from skipnets.models.operations import Norm
 
 if TYPE_CHECKING:
     from skipnets.data.decoding import Source
@@ -283,7 +284,7 @@ def _explanations(
     for name, source in images:
         opened = preprocessing.open(source) if preprocessing.dims == 2 else source
         batch = preprocessing.batch([opened])
-        answers, logits = classifier.answers(batch)[0], classifier.logits(batch)[0]
+        answers, logits = classifier.outputs(batch)[0], classifier.logits(batch)[0]
         is_number = classifier.task == "regression"
         labels = classes or (classifier.classes if is_number else _found(classifier, answers))
         explanations = []
@@ -323,9 +324,10 @@ def _of_image(preprocessing: Preprocessing, opened: Any, about: dict[str, Any]) 
 def _of_volume(preprocessing: Preprocessing, source: Source, about: dict[str, Any]) -> VolumeExplanation:
     volume = preprocessing.open_volume(source)
     values, sides = shown_values(preprocessing, volume), volume.array.shape[:-1]
+    axes = preprocessing.volume_axes(sides, volume.spacing)
     ranges = tuple(
         (axis.start * side / axis.resized, (axis.start + size) * side / axis.resized)
-        for axis, side, size in zip(preprocessing.volume_axes(volume), sides, preprocessing.size, strict=True)
+        for axis, side, size in zip(axes, sides, preprocessing.size, strict=True)
     )
     flat = curve_image(values) if len(sides) == 1 else Image.new("L", (1, 1))
     explanation = VolumeExplanation(

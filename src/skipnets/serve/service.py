@@ -23,12 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.classifier import NOT_FINITE, Classifier, Prediction
+from skipnets.classifier import Classifier, Prediction
+from skipnets.data.arrays import is_array
 from skipnets.data.decoding import ImageDecodeError, declared_size, decoding_bytes
 from skipnets.data.pixel_budget import AbandonedError, PixelBudget
 from skipnets.data.raster import WindowedImage
 from skipnets.data.volume_files import Volume, read_volume_header
 from skipnets.errors import UserError
+from skipnets.probabilities import NOT_FINITE
 from skipnets.serve.batching import Batcher
 from skipnets.serve.explaining import explanation_png, why_unexplained
 from skipnets.serve.limits import Limits
@@ -41,7 +43,7 @@ __all__ = ["BusyError", "Service", "Upload"]
 _BODIES_HELD = 4
 # Pillow stores color in four; of a windowed image, three of float32.
 _BYTES_RESIZED = 12
-# Of a signal or a volume, where a value is read, scaled in float64 and resized; of a table in CSV, its text.
+# Of a signal or a volume, where a value is read, scaled in float64 and resized.
 _BYTES_OF_VALUE = 40
 
 State = Literal["loading", "ready", "draining", "failed"]
@@ -107,7 +109,7 @@ class Service:
         batch_delay: Longest time that an image waits for others, in seconds.
         workers: Threads that decode images.
         coverage: Answers hold sets of classes with this coverage, as of `Classifier.predict`.
-        reject: Answers tell whether an image is among this share of the most unusual ones.
+        reject: Answers say whether an image is among this share of the most unusual ones.
 
     Attributes:
         state: "ready" while images are accepted.
@@ -325,7 +327,7 @@ class Service:
     async def _ask(
         self, image: Upload | NDArray[Any], given_up: threading.Event
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """(classes,) probabilities of an image, and what else `Classifier.judged` tells; counted."""
+        """(classes,) probabilities of an image, and `Prediction` fields that were asked for; counted."""
         loop = asyncio.get_running_loop()
         try:
             pixels = await loop.run_in_executor(self._readers, self._pixels, image, given_up)
@@ -359,10 +361,14 @@ class Service:
         """A signal or a volume; its memory is reserved while the context is open."""
         source: Any = _Awaited(image.file, given_up) if isinstance(image, Upload) else image
         preprocessing, limit = self.classifier.preprocessing, self.limits.pixels
+        if isinstance(image, Upload) and preprocessing.dims == 1:
+            image.file.seek(0)
+            if not is_array(image.file.read(300)):  # the lines of a table take many times their size
+                raise ImageDecodeError("image: must be a signal in a .npy or .npz file")
         header = read_volume_header(source, preprocessing.dims, max_values=limit)
-        size = _BYTES_OF_VALUE * max(
-            math.prod(header.sides) * header.channels, math.prod(preprocessing.size) * preprocessing.channels
-        )
+        resized = [axis.resized for axis in preprocessing.volume_axes(header.sides, header.spacing)]
+        places = max(map(math.prod, (header.sides, resized, preprocessing.size)))
+        size = _BYTES_OF_VALUE * places * header.channels
         if size > self._budget.limit:
             raise ImageDecodeError(f"image: {self._budget.refusal(size)}")
         with self._budget.reserved(size, abandoned=given_up.is_set):
@@ -387,7 +393,7 @@ class Service:
             return explained.result()
 
     def _answer(self, pixels: NDArray[Any]) -> list[tuple[NDArray[np.float64], dict[str, Any]]]:
-        """(N, H, W, C) → N answers of `Classifier.judged`, timed."""
+        """(N, H, W, C) → N answers of `Classifier.outputs_with_uncertainty`, timed."""
         start = time.perf_counter()
         answers = _answers(self.classifier, pixels, **self._asked)
         seconds = time.perf_counter() - start
@@ -413,7 +419,7 @@ def _answers(
     """(N, H, W, C) → (classes,) probabilities or numbers of each, and what is asked for besides."""
     normalizes = classifier.runtime.input_type == "uint8"
     prepare = classifier.preprocessing.planes if normalizes else classifier.preprocessing.normalize
-    answers = classifier.judged(prepare(pixels), **asked)
+    answers = classifier.outputs_with_uncertainty(prepare(pixels), **asked)
     if not all(np.isfinite(row).all() for row, _ in answers):
         raise UserError(NOT_FINITE)
     return answers

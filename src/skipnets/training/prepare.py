@@ -57,7 +57,7 @@ logger = logging.getLogger("skipnets")
 SMALL = 64
 LARGE_SIZE = 224
 SMALL_MODEL, LARGE_MODEL = "densenet_bc40_k12", "densenet121"
-# How many images tell size, mean and standard deviation.
+# How many images are read for size, mean and standard deviation.
 SAMPLE = 512
 _VOLUMES = 64  # each has more values
 
@@ -298,7 +298,7 @@ def _with_published_weights(config: TrainConfig, train: ImageDataset) -> tuple[T
 
 
 def _with_network_of_weights(config: TrainConfig) -> tuple[TrainConfig, Mapping[str, Any]]:
-    """Take the network, and the parts of it that weights do not tell, from a source that says them.
+    """Take the network, and the parts of it that weights do not show, from a source that says them.
 
     Returns:
         The configuration, and the fields of the source's network.
@@ -495,7 +495,7 @@ def _sample(count: int, most: int) -> list[int]:
 
 
 def _looked_at(train: ImageDataset) -> list[int]:
-    """Positions of the images that tell window, mean and standard deviation."""
+    """Positions of the images that window, mean and standard deviation are measured on."""
     return _sample(len(train), SAMPLE if train.dims != 3 else _VOLUMES)
 
 
