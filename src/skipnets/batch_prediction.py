@@ -115,6 +115,7 @@ def predict_to_folder(
     addresses = list(addresses)
     check_addresses(addresses)
     classifier.check_calibrated(coverage=coverage, reject=reject)
+    classifier.preprocessing.require_images(f"output={output} (a folder)")
     folder = Path(output)
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,12 +19,13 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from skipnets.axes import AXES, INPUTS
 from skipnets.data.decoding import Page
 from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import images_below
 from skipnets.data.streams import SHARD_SUFFIXES
+from skipnets.data.volume_files import SUFFIXES
 from skipnets.errors import UserError
-from skipnets.models.registry import AXES
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
     from skipnets.data.decoding import Source
     from skipnets.data.loading import ImageBatch
     from skipnets.data.preprocessing import Preprocessing
+    from skipnets.data.volume_files import Volume
     from skipnets.runtimes.runtime import InputType
 
-    Image = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor | Page | WindowedImage
+    Image = (
+        str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor | Page | WindowedImage | Volume
+    )
     Images = Image | Iterable[Image]
 
 __all__ = ["checked_batch", "empty_batch", "expand", "is_tensor", "named_sources", "readable"]
@@ -56,19 +60,26 @@ def named_sources(inputs: Images, preprocessing: Preprocessing | None = None) ->
             kinds = "paths, PIL images, arrays or tensors"
             raise UserError(f"images: must be {kinds}, not {type(inputs).__name__}")
         return _named(cast("Iterable[Image]", inputs), preprocessing)
-    paths = expand(inputs) if isinstance(inputs, str | os.PathLike) else None
+    dims = 2 if preprocessing is None else preprocessing.dims
+    paths = expand(inputs, dims=dims) if isinstance(inputs, str | os.PathLike) else None
     return _named([cast("Image", inputs)] if paths is None else cast("list[Image]", paths), preprocessing)
 
 
-def expand(path: str | os.PathLike[str]) -> list[str]:
+def expand(path: str | os.PathLike[str], *, dims: int = 2) -> list[str]:
     """Expand a path to files: those in a folder, those that match a pattern, or the path itself.
+
+    Args:
+        path: A file, a folder, or a pattern.
+        dims: What a folder is searched for: 2 for images, 3 for volumes, 1 for signals.
 
     Raises:
         UserError: If the folder has no images, or nothing matches the pattern.
     """
     path = os.fspath(path)
     if Path(path).is_dir():
-        found = [str(image) for image in images_below(Path(path))]
+        found = [str(image) for image in images_below(Path(path), dims=dims)]
+        if not found and dims != 2:
+            raise UserError(f"images: {path} holds no {INPUTS[dims]} ({', '.join(SUFFIXES[dims])})")
         if not found:
             sharded = any(file.name.lower().endswith(SHARD_SUFFIXES) for file in Path(path).rglob("*"))
             hint = (
@@ -81,7 +92,7 @@ def expand(path: str | os.PathLike[str]) -> list[str]:
     matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - absolute patterns work, too
     if not matches:
         raise UserError(f"images: no file matches {path}")
-    return [image for match in matches for image in expand(match)]
+    return [image for match in matches for image in expand(match, dims=dims)]
 
 
 def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
@@ -137,11 +148,12 @@ def readable(batch: ImageBatch) -> NDArray[Any]:
 def _is_one(inputs: object, preprocessing: Preprocessing | None) -> bool:
     """Whether inputs are a single image or path."""
     channels = 3 if preprocessing is None else preprocessing.channels
-    if preprocessing is not None and preprocessing.dims != 2:
-        if isinstance(inputs, np.ndarray):
-            return inputs.shape in (preprocessing.size, (*preprocessing.size, channels))
-        if is_tensor(inputs):
-            return tuple(inputs.shape) in (preprocessing.size, (channels, *preprocessing.size))
+    of_images = preprocessing is None or preprocessing.dims == 2
+    if not of_images and (isinstance(inputs, np.ndarray) or is_tensor(inputs)):
+        assert preprocessing is not None
+        has_channels = inputs.ndim == preprocessing.dims + 1
+        ends = (inputs.shape[0], inputs.shape[-1]) if has_channels else ()
+        return inputs.ndim <= preprocessing.dims or channels in ends
     if isinstance(inputs, np.ndarray):
         return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[2] in (1, 3, 4, channels))
     if is_tensor(inputs):
@@ -152,7 +164,8 @@ def _is_one(inputs: object, preprocessing: Preprocessing | None) -> bool:
 def _named(inputs: Iterable[Image], preprocessing: Preprocessing | None) -> Iterator[tuple[str, Source]]:
     for index, image in enumerate(inputs):
         if isinstance(image, str | os.PathLike):
-            yield from ((path, path) for path in expand(image))
+            dims = 2 if preprocessing is None else preprocessing.dims
+            yield from ((path, path) for path in expand(image, dims=dims))
             continue
         if isinstance(image, Page):
             yield str(image), image

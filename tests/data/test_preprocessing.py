@@ -58,6 +58,16 @@ def test_crop_equals_torchvision_at_imagenet_sizes(width, height, size, resized)
     np.testing.assert_array_equal(preprocessing.pixels(image), np.asarray(reference(image)))
 
 
+@pytest.mark.parametrize(("width", "height"), [(50, 37), (37, 51), (30, 90), (32, 32), (9, 40)])
+def test_center_equals_torchvision_s_center_crop(width, height):
+    image = make_image(width, height)
+    preprocessing = Preprocessing(32, fit="center", mean=(0, 0, 0), std=(1, 1, 1))
+    expected = np.asarray(transforms.CenterCrop(32)(image))
+    np.testing.assert_array_equal(preprocessing.pixels(image), expected)
+    left, top, right, bottom = preprocessing.geometry(width, height)
+    assert (right - left, bottom - top) == (32, 32)
+
+
 def test_batch_equals_one_by_one():
     preprocessing = Preprocessing((20, 30), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     images = [make_image(40, 30), make_image(10, 50), make_image(30, 20)]
@@ -152,7 +162,7 @@ def test_defaults_are_imagenet():
         ({"size": 0}, "size=0: must be a positive"),
         ({"size": (32, 0)}, "size="),
         ({"size": (32, 32, 32, 3)}, "size="),
-        ({"fit": "padd"}, "fit='padd': must be one of pad, crop, stretch; did you mean pad"),
+        ({"fit": "padd"}, "fit='padd': must be one of pad, crop, stretch, center; did you mean pad"),
         ({"crop_fraction": 0}, "crop_fraction=0: must be above 0 and at most 1"),
         ({"crop_fraction": 1.1}, "crop_fraction=1.1"),
         ({"channels": 0}, "channels=0: must be 1"),

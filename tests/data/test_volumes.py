@@ -10,9 +10,12 @@ import pytest
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.data.loading import evaluation_batches, training_loader
+from skipnets.data.options import DataOptions
 from skipnets.data.preprocessing import Preprocessing
+from skipnets.data.sources import find_dataset
 from skipnets.data.survey import survey
-from skipnets.data.volumes import VolumeDataset, value_range
+from skipnets.data.volumes import VolumeDataset
+from skipnets.data.window import measure_window
 from skipnets.errors import UserError
 
 GENERATOR = np.random.default_rng(0)
@@ -26,6 +29,7 @@ def dataset(values: np.ndarray) -> VolumeDataset:
         labels=np.arange(count) % 2,
         splits=np.array(["train"] * count, dtype="<U5"),
         images=values,
+        axes=values.ndim - 2,
     )
 
 
@@ -55,16 +59,17 @@ def test_a_file_of_an_array_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, preprocessing(signal))
     assert found.shape == (1, 50)
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(ImageDecodeError, match=r"broken.npy: is no array of numbers"):
+    with pytest.raises(ImageDecodeError, match=r"broken.npy: "):
         preprocessing(tmp_path / "broken.npy")
 
 
-def test_what_is_no_volume_of_the_size_is_said() -> None:
+def test_what_is_no_volume_is_said() -> None:
     preprocessing = Preprocessing((4, 5, 6), channels=1, window=(0, 1))
     for source, message in (
-        (np.zeros((4, 5, 7)), r"must be 4×5×6 numbers of 1 channel, not float64 of shape \(4, 5, 7\)"),
+        (np.zeros((4, 5)), r"must be \(D, H, W\) of numbers .*, not float64 of shape \(4, 5\)"),
+        (np.zeros((4, 5, 6, 2)), "has 2 channels where 1 are expected"),
         (np.full((4, 5, 6), np.nan), "has values that are not finite"),
-        ("scan.nii.gz", r"scan.nii.gz: must be an array of 4×5×6 numbers, in memory or in a .npy file"),
+        ("scan.nii.gz", "scan.nii.gz: no such file"),
     ):
         with pytest.raises(ImageDecodeError, match=message):
             preprocessing.pixels(source)
@@ -73,8 +78,10 @@ def test_what_is_no_volume_of_the_size_is_said() -> None:
     for call in (lambda: preprocessing.open(np.zeros((4, 5, 6))), lambda: preprocessing.geometry(5, 6)):
         with pytest.raises(UserError, match="takes models of images, not of volumes"):
             call()
-    with pytest.raises(UserError, match=r"size=\(4, 5, 6\): must be of images for a fit"):
-        Preprocessing((4, 5, 6), fit="crop")
+    with pytest.raises(UserError, match=r"size=\(4, 5, 6\): must be of images for the window of a file"):
+        Preprocessing((4, 5, 6), channels=1, window="voi")
+    with pytest.raises(UserError, match="volumes: takes models of signals or volumes, not of images"):
+        Preprocessing(8).open_volume(np.zeros((4, 5, 6)))
     with pytest.raises(UserError, match="only images are"):
         dataset(np.zeros((2, 4, 5, 6, 1))).open(0)
 
@@ -82,16 +89,72 @@ def test_what_is_no_volume_of_the_size_is_said() -> None:
 def test_it_travels_as_json_and_says_its_size() -> None:
     preprocessing = Preprocessing((4, 5, 6), channels=1, window=(-1000, 400))
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
-    assert (preprocessing.dims, preprocessing.summary()) == (3, "4×5×6, window -1000 to 400")
+    assert (preprocessing.dims, preprocessing.summary()) == (3, "4×5×6, pad, window -1000 to 400")
 
 
-def test_a_dataset_tells_its_axes_and_its_range() -> None:
+def test_volumes_of_another_size_are_fitted() -> None:
+    volume = np.zeros((2, 4, 4), np.uint8)
+    volume[:, :, 2:] = 200
+    for fit, expected in (
+        ("stretch", [[0, 0, 200, 200]] * 4),
+        ("center", [[0, 0, 200, 200]] * 4),
+        ("pad", [[0, 0, 200, 200]] * 4),
+    ):
+        found = Preprocessing((4, 4, 4), fit=fit, channels=1, mean=[0.4]).pixels(volume)[..., 0]
+        np.testing.assert_array_equal(found[1], expected)
+        assert found[0, 0, 0] == (0 if fit == "stretch" else 102)  # padded with the mean, where it is
+    signal = Preprocessing((3,), fit="center", channels=1).pixels(np.arange(7, dtype=np.uint8))
+    np.testing.assert_array_equal(signal[:, 0], [2, 3, 4])
+
+
+def test_a_dataset_tells_its_axes_and_its_window() -> None:
     values = GENERATOR.normal(size=(6, 4, 5, 6, 2)).astype(np.float32)
+    values[0, 0, 0, 0, 0] = 1e9  # one outlier does not decide it
     volumes = dataset(values)
     assert isinstance(volumes.select(np.array([0, 2])), VolumeDataset)
     assert (volumes.dims, volumes.sides, volumes.channels, volumes.bits) == (3, (4, 5, 6), 2, 32)
-    assert value_range(volumes, range(6)) == (values.min(), values.max())
-    low, high = value_range(dataset(np.full((2, 8, 1), 7.0, np.float32)), range(2))
-    assert low < 7 < high
+    measured = measure_window(volumes, range(6), channels=2)
+    for channel in range(2):
+        expected = np.percentile(values[..., channel], (0.5, 99.5))
+        np.testing.assert_allclose(measured.window[channel], expected, atol=1e-2)
+    assert measured.highest == np.float32(1e9)
     assert survey(volumes, "volumes").sizes == {"train": 6}
     assert ImageDataset.dims.fget(volumes) == 2  # type: ignore[attr-defined]
+
+
+def test_a_folder_of_volumes(tmp_path: Path) -> None:
+    for number in range(8):
+        path = tmp_path / ("near" if number % 2 else "far") / f"{number}.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, GENERATOR.normal(size=(80, 100, 90 + 10 * (number % 3))).astype(np.float32))
+    (tmp_path / "far/broken.npy").write_bytes(b"x")
+    (tmp_path / "far/notes.csv").write_text("1,2")
+    found = find_dataset(tmp_path, fractions=None, options=DataOptions(dims=3))
+    assert isinstance(found, VolumeDataset)
+    # By the medians of all axes, with 64 voxels at most.
+    assert (found.sides, found.channels, found.bits) == ((51, 64, 64), 1, 32)
+    about = survey(found, "scans")
+    assert list(about.unreadable) == ["far/broken.npy"]
+    assert about.passed_over == {".csv": 1}
+    facts = about.facts()
+    assert facts["volumes"] == "9 (test 9)"
+    assert facts["size"] == "80×100×90 to 80×100×110 voxels (depth × height × width)"
+    assert (about.to_dict()["depth"], about.to_dict()["width"]) == ([80, 80], [90, 110])
+    (tmp_path / "no").mkdir()
+    with pytest.raises(UserError, match=r"holds no signals \(.npy, .npz, .csv\)"):
+        find_dataset(tmp_path / "no", options=DataOptions(dims=1))
+
+
+def test_sizes_of_signals_and_of_mixed_channels(tmp_path: Path) -> None:
+    for length in (50, 70, 5000):
+        for label in "ab":
+            (tmp_path / label).mkdir(exist_ok=True)
+            np.savetxt(tmp_path / label / f"{length}.csv", GENERATOR.normal(size=(length, 2)), delimiter=",")
+    found = find_dataset(tmp_path, fractions=None, options=DataOptions(dims=1))
+    assert (found.dims, found.sides, found.channels) == (1, (4096,), 2)  # type: ignore[attr-defined]
+    np.save(tmp_path / "a/one.npy", np.zeros(9))
+    found = find_dataset(tmp_path, fractions=None, options=DataOptions(dims=1))
+    with pytest.raises(UserError, match="channels: signals of 1 and 2 channels are mixed"):
+        found.channels  # noqa: B018
+    with pytest.raises(UserError, match="dims=3: digits holds images, not volumes"):
+        find_dataset("digits", options=DataOptions(dims=3))

@@ -17,9 +17,10 @@ from torch import nn
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
+from skipnets.data.volume_files import Volume
 from skipnets.errors import UserError
 from skipnets.insight import Explanation, contact_sheet, explain
-from skipnets.insight.attribution import METHODS, stage_names
+from skipnets.insight.attribution import METHODS, VolumeExplanation, stage_names
 from skipnets.models import create_model, model_config
 from skipnets.models.accounting import Grid
 
@@ -332,3 +333,58 @@ def test_the_map_of_an_ensemble_is_the_mean_of_its_networks_maps(method: str) ->
     np.testing.assert_allclose(found.grid, (each[0].grid + each[1].grid) / 2, rtol=1e-5, atol=1e-7)
     assert found.probability == pytest.approx((each[0].probability + each[1].probability) / 2)
     assert found.stage == each[0].stage
+
+
+def _volume_explanation(**fields: object) -> VolumeExplanation:
+    about = {"source": "a.npy", "label": "a", "probability": 0.5, "method": "gradcam", "stage": "layer1"}
+    picture = {"image": Image.new("L", (1, 1)), "box": (0, 0, 1, 1), "input_size": (1, 1)}
+    return VolumeExplanation(**about, **picture, spacing=(2, 1, 1), **fields)  # type: ignore[arg-type]
+
+
+def test_maps_of_volumes_lie_where_the_network_saw_them() -> None:
+    """A grid whose values are their own places must give, at every voxel, that voxel's place in the input."""
+    preprocessing = Preprocessing((16, 24, 20), channels=1, window=(0, 1), fit="pad")
+    volume = Volume(array=np.zeros((10, 30, 20, 1)), bits=64, spacing=(2, 1, 1))
+    axes = preprocessing.volume_axes(volume.array.shape[:3], volume.spacing)
+    assert [axis.resized for axis in axes] == [16, 24, 16]
+    position = Grid(step=4, start=-2.0)
+    places = [position.start + position.step * np.arange(n, dtype=np.float32) for n in (6, 8, 7)]
+    for number, axis in enumerate(axes):
+        shape = [1, 1, 1]
+        shape[number] = len(places[number])
+        found = _volume_explanation(
+            grid=np.broadcast_to(places[number].reshape(shape), (6, 8, 7)),
+            position=position,
+            sides=volume.array.shape[:3],
+            sizes=preprocessing.size,
+            ranges=tuple(
+                (each.start * side / each.resized, (each.start + size) * side / each.resized)
+                for each, side, size in zip(axes, (10, 30, 20), preprocessing.size, strict=True)
+            ),
+        ).array()
+        side = volume.array.shape[number]
+        expected = (np.arange(side) + 0.5) * axis.resized / side - axis.start - 0.5
+        line = np.moveaxis(found, number, -1)[4, 7]
+        np.testing.assert_allclose(line, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_maps_of_the_last_stage_of_signals_and_volumes_sum_to_the_logit(dims: int) -> None:
+    model = create_model(
+        "resnet8_w16", dims=dims, num_classes=3, in_chans=2, block_config=(1, 1), width=8
+    ).eval()
+    size = (12, 10, 14)[:dims]
+    classifier = Classifier.from_model(
+        model, classes=["a", "b", "c"], preprocessing=Preprocessing(size, channels=2, window=(-1, 1))
+    )
+    source = np.random.default_rng(0).uniform(-1, 1, (*(2 * side for side in size), 2)).astype(np.float32)
+    stage = stage_names(classifier)[-1]
+    [[found]] = explain(classifier, [source], classes=["b"], stage=stage)
+    logit = classifier.logits(classifier.preprocess(source))[0, 1] - model.fc.bias[1].item()
+    assert found.grid.sum() == pytest.approx(logit, rel=1e-4)
+    assert found.array().shape == source.shape[:-1]
+    assert found.map().shape == found.image.size[::-1]
+    assert found.resized(0.5).map().shape == found.resized(0.5).image.size[::-1]
+    [[by_pixels]] = explain(classifier, [source], classes=["b"], method="integrated-gradients")
+    assert by_pixels.grid.shape == size
+    assert contact_sheet([[found, by_pixels]]).width > 3 * 256

@@ -5,6 +5,7 @@ import pytest
 
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.sources import open_dataset
+from skipnets.data.volumes import VolumeDataset
 from skipnets.training.mirroring import keeps_class_mirrored
 
 
@@ -35,6 +36,22 @@ def test_what_mirrors_into_another_class_is_not_mirrored() -> None:
 
 def test_digits_are_not_mirrored() -> None:
     assert not keeps_class_mirrored(open_dataset("digits").split("train"))
+
+
+def test_volumes_are_seen_from_above() -> None:
+    for mirrored_class in (True, False):
+        images = wedges(mirrored_class)
+        assert images.images is not None
+        values = np.repeat(images.images[:, None, :, :, None], 5, axis=1)
+        volumes = VolumeDataset(
+            classes=images.classes,
+            names=images.names,
+            labels=images.labels,
+            splits=images.splits,
+            images=values,
+            axes=3,
+        )
+        assert keeps_class_mirrored(volumes) == (not mirrored_class)
 
 
 @pytest.mark.parametrize("count", [4, 60])

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 import skipnets
 from skipnets.deploy import export_model
 from skipnets.errors import UserError
-from skipnets.insight.attribution import explain
 from skipnets.training import Run, TrainConfig, resume, train
 
 SIDES = (10, 9, 11)
@@ -79,9 +78,12 @@ def test_a_run_on_volumes_learns_and_its_file_predicts(volume_run: Run) -> None:
     with torch.no_grad():
         logits = classifier.model.eval()(torch.from_numpy(batch)).numpy()
     np.testing.assert_allclose(classifier.logits(batch), logits, atol=1e-5)
-    wrong = classifier.predict([np.zeros((3, 3, 3), np.float32)])[0]
+    wrong = classifier.predict([np.zeros((3, 3), np.float32)])[0]
     assert wrong.error is not None
-    assert "must be 10×9×11 numbers of 1 channel" in wrong.error
+    assert "must be (D, H, W) of numbers for a volume" in wrong.error
+    # One of another size is resized.
+    larger = np.repeat(np.repeat(np.repeat(blobs.volumes[1][0], 2, 0), 2, 1), 2, 2)
+    assert classifier.predict(larger)[0].label == "far"
     with pytest.raises(UserError, match=r"batch: must be \(N, 1, D, H, W\), not \(2, 1, 8, 8\)"):
         classifier.logits(np.zeros((2, 1, 8, 8), np.float32))
 
@@ -110,22 +112,19 @@ def test_an_export_of_volumes_computes_the_same(volume_run: Run, tmp_path: Path)
 
 
 def test_what_takes_images_alone_says_so(volume_run: Run, tmp_path: Path) -> None:
-    classifier = skipnets.load(volume_run)
-    volume = Blobs(1).volumes[0, 0]
-    with pytest.raises(UserError, match="explain: takes models of images, not of volumes"):
-        next(explain(classifier, [volume]))
     with pytest.raises(UserError, match="tta=flip: takes models of images"):
         skipnets.load(volume_run, tta="flip")
     with pytest.raises(UserError, match="runtime=native: takes networks for images, not dims=3"):
         skipnets.load(volume_run, runtime="native")
     for options, message in (
-        ({"augmentation": "flip"}, "augmentation=flip: is of images; it must be left out with volumes"),
-        ({"size": 8}, r"size=\(8,\): must be left out or \(10, 9, 11\), as the volumes are"),
+        ({"augmentation": "trivial"}, "augmentation='trivial': must be one of none, flip, .* for volumes"),
+        ({"size": (8, 8)}, "size=8 8: must be one number, or depth, height and width"),
+        ({"channels": 3}, "channels=3: must be left out or 1, as the volumes are"),
         ({"whiten_stem": True}, "whiten_stem=True: is of images"),
     ):
         with pytest.raises(UserError, match=message):
             train(config(tmp_path / "run", **options), model=network(3), dataset=Blobs(8))
-    with pytest.raises(UserError, match="dims=3: must be 2, the data are images; signals and volumes are"):
+    with pytest.raises(UserError, match="dims=3: digits holds images, not volumes"):
         train(
             TrainConfig(data="digits", out=tmp_path / "run", model="resnet8_w16", model_options={"dims": 3})
         )

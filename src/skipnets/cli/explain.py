@@ -59,8 +59,8 @@ def explain(
     check_outputs(output)
     if output.suffix.lower() != ".png":
         raise UserError(f"output={output}: must end in .png")
-    paths = expand_all(images)
     classifier = load(model, runtime="torch", device=device, threads=threads)
+    paths = expand_all(images, dims=classifier.preprocessing.dims)
     failures: dict[str, str] = {}
 
     def explanations() -> Iterator[list[Explanation]]:

@@ -12,30 +12,34 @@ from skipnets.data.decoding import MAX_PIXELS, Page
 from skipnets.errors import UserError, check_at_least_1
 
 
-def expand_all(words: Sequence[str], *, argument: str = "images") -> list[str]:
+def expand_all(words: Sequence[str], *, argument: str = "images", dims: int = 2) -> list[str]:
     """Expand several arguments to image paths; a file that is missing fails later, as a damaged image does.
 
     Args:
         words: Files, folders or patterns.
         argument: What errors call them.
+        dims: What folders are searched for: 2 for images, 3 for volumes, 1 for signals.
 
     Raises:
         UserError: If a folder or pattern holds none, or all files are missing.
     """
     missing = [word for word in words if _is_missing(word)]
     if len(missing) == len(words):
-        expand(words[0], argument=argument)
+        expand(words[0], argument=argument, dims=dims)
     return [
-        path for word in words for path in ([word] if word in missing else expand(word, argument=argument))
+        path
+        for word in words
+        for path in ([word] if word in missing else expand(word, argument=argument, dims=dims))
     ]
 
 
-def expand(path: str, *, argument: str = "images") -> list[str]:
+def expand(path: str, *, argument: str = "images", dims: int = 2) -> list[str]:
     """Expand one argument to image paths.
 
     Args:
         path: A file, a folder, a pattern, or "-".
         argument: What errors call it.
+        dims: What a folder is searched for, as of `expand_all`.
 
     Raises:
         UserError: If there are none.
@@ -47,7 +51,7 @@ def expand(path: str, *, argument: str = "images") -> list[str]:
         return lines
     if _is_missing(path):
         raise UserError(f"{argument}: {path} does not exist (and no file matches it as a pattern)")
-    return inputs.expand(path)
+    return inputs.expand(path, dims=dims)
 
 
 def _is_missing(path: str) -> bool:

@@ -117,8 +117,8 @@ def predict(
         raise UserError(f"{option}: needs --output with a folder")
     if output is not None:
         check_table_path(output, "output")
-    paths = expand_all(images)
     classifier = load(model, runtime=runtime, device=device, threads=threads, precision=precision, tta=tta)
+    paths = expand_all(images, dims=classifier.preprocessing.dims)
     images_of = chosen_pages(paths, page=page, max_pixels=max_pixels)
     predictions = classifier.predict_iter(
         images_of, top_k, coverage=coverage, reject=reject, batch_size=batch_size, workers=workers

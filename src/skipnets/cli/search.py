@@ -61,8 +61,9 @@ def search(
     check_outputs(output, index)
     if output is not None:
         check_search_output(output)
-    paths, queries = expand(images), expand_all(query, argument="query")
     classifier = load(model, runtime=runtime, device=device, threads=threads)
+    dims = classifier.preprocessing.dims
+    paths, queries = expand(images, dims=dims), expand_all(query, argument="query", dims=dims)
     with progress(f"embedding ({classifier.runtime.name})") as report:
         found = search_images(
             classifier,

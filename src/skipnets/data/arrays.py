@@ -43,44 +43,54 @@ class ArrayFile:
 
     def __init__(self, file: BinaryIO, *, max_pixels: int) -> None:
         self._file = file
-        file.seek(0)
-        self._archive = zipfile.ZipFile(file) if file.read(2) == b"PK" else None
-        with self._opened() as opened:
-            first = np.lib.format.read_magic(opened) == (1, 0)
-            read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(opened)
+        with opened_array(file) as (opened, kind):
+            shape, dtype = array_shape(opened)
         height, width, channels = _layout(shape, dtype, None)
         check_size(height * width, max_pixels)
         check_size(math.prod(shape), 12 * max_pixels)
-        kind = "NPY" if self._archive is None else "NPZ"
-        self.header = Header(width, height, channels, _bits(dtype), kind, several=False)
+        self.header = Header(width, height, channels, bits_of(dtype), kind, several=False)
 
     def read(self, page: int | None, channels: int | None) -> Values:
         """The array; `channels` tells (C, H, W) from (H, W, C)."""
         check_page(page or 0, 1)
-        with self._opened() as opened:
+        with opened_array(self._file) as (opened, _):
             array: NDArray[Any] = np.lib.format.read_array(opened, allow_pickle=False)
         return array_values(array, channels)
 
     def close(self) -> None:
         """Nothing: the file is the caller's."""
 
-    @contextmanager
-    def _opened(self) -> Iterator[IO[bytes]]:
-        """The bytes of the one array."""
-        if self._archive is None:
-            self._file.seek(0)
-            yield self._file
-            return
-        names = [name for name in self._archive.namelist() if name.endswith(".npy")]
+
+@contextmanager
+def opened_array(file: BinaryIO) -> Iterator[tuple[IO[bytes], str]]:
+    """The bytes of the one array in a .npy or .npz file, and which of the two it is: "NPY" or "NPZ".
+
+    Raises:
+        ValueError: It holds several arrays, none of them with the name of an image.
+    """
+    file.seek(0)
+    if file.read(2) != b"PK":
+        file.seek(0)
+        yield file, "NPY"
+        return
+    with zipfile.ZipFile(file) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
         wanted = [name for name in names if name == f"{_NAME}.npy"] or names
         if len(wanted) != 1:
             known = ", ".join(name.removesuffix(".npy") for name in names[:5])
             raise ValueError(
                 f'holds {len(names)} arrays ({known}); the one of an image must be called "{_NAME}"'
             )
-        with self._archive.open(wanted[0]) as opened:
-            yield opened
+        with archive.open(wanted[0]) as opened:
+            yield opened, "NPZ"
+
+
+def array_shape(opened: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the array whose bytes begin here."""
+    first = np.lib.format.read_magic(opened) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(opened)
+    return shape, dtype
 
 
 def array_header(array: NDArray[Any]) -> Header:
@@ -90,7 +100,7 @@ def array_header(array: NDArray[Any]) -> Header:
         ValueError: It is no image.
     """
     height, width, channels = _layout(array.shape, array.dtype, None)
-    return Header(width, height, channels, _bits(array.dtype), "array", several=False)
+    return Header(width, height, channels, bits_of(array.dtype), "array", several=False)
 
 
 def array_values(array: NDArray[Any], channels: int | None) -> Values:
@@ -107,7 +117,7 @@ def array_values(array: NDArray[Any], channels: int | None) -> Values:
     if array.ndim == 3 and array.shape != (height, width, count):
         array = np.moveaxis(array, 0, 2)
     native = array.astype(array.dtype.newbyteorder("="), copy=False).reshape(height, width, count)
-    bits = _bits(array.dtype)
+    bits = bits_of(array.dtype)
     if array.dtype.kind == "b":
         native = native.astype(np.uint8) * np.uint8(255)
     alpha = count == 4 and channels in (None, 1, 3) and array.dtype in (np.uint8, np.uint16)
@@ -128,7 +138,7 @@ def _layout(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int | None) 
     return (shape[1], shape[2], shape[0]) if channels_first else (shape[0], shape[1], shape[2])
 
 
-def _bits(dtype: np.dtype[Any]) -> int:
+def bits_of(dtype: np.dtype[Any]) -> int:
     """Of signed bytes 16: they do not run from black to white."""
     if dtype.kind == "b" or dtype == np.uint8:
         return 8

@@ -165,7 +165,7 @@ def _timed(works: Sequence[Callable[[], T]]) -> tuple[list[T], float]:
 
 def _can_be_read(dataset: ImageDataset, position: int) -> bool:
     """Whether the header can be read: equal files that are no images say nothing."""
-    return dataset.images is not None or is_image(dataset.source(position))
+    return dataset.images is not None or dataset.dims != 2 or is_image(dataset.source(position))
 
 
 def clusters(copies: Iterable[Copy], count: int) -> NDArray[np.int64]:

@@ -25,11 +25,12 @@ from skipnets.data.decoding import (
     open_image,
     open_region,
     read_header,
+    read_values,
     render_image,
 )
 from skipnets.data.listing import Listing, passed_over_line
 from skipnets.data.multi_label import label_texts
-from skipnets.data.raster import Header
+from skipnets.data.raster import Header, Values
 from skipnets.data.shards import Members
 from skipnets.data.splits import (
     SPLITS,
@@ -37,6 +38,7 @@ from skipnets.data.splits import (
     write_splits,
 )
 from skipnets.data.targets import target_texts
+from skipnets.data.volume_files import VolumeHeader
 from skipnets.errors import UserError, near_matches
 
 __all__ = ["ImageDataset"]
@@ -213,6 +215,22 @@ class ImageDataset:
             source, lambda width, height: (0, 0, width, height), size=(side, side), channels=channels
         )
         return image
+
+    def header(self, index: int) -> Header | VolumeHeader:
+        """The header of an image.
+
+        Raises:
+            ImageDecodeError: It cannot be read.
+        """
+        return read_header(self.source(index))
+
+    def values(self, index: int, channels: int) -> Values:
+        """The image with all of its bits, (H, W, C), in the units of its file.
+
+        Raises:
+            ImageDecodeError: It cannot be read, or its channels cannot become so many.
+        """
+        return read_values(self.source(index), channels)
 
     @functools.cached_property
     def some_headers(self) -> list[Header]:

@@ -15,10 +15,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from skipnets import run_folder
+from skipnets.axes import INPUTS
 from skipnets.data.decoding import EXTRA_OF_SUFFIX, SUFFIXES, can_read, is_image
 from skipnets.data.listing import Entry, Listing, counted, passed_over_line
 from skipnets.data.split_names import is_neutral, split_names
 from skipnets.data.splits import SPLITS
+from skipnets.data.volume_files import SUFFIXES as SUFFIXES_OF_VOLUMES
 from skipnets.errors import UserError, install_command, listed
 
 LAYOUTS = ("auto", "classes", "splits")
@@ -122,12 +124,17 @@ class _Folder:
         return [image for folder in self.walk() for image in folder.images]
 
 
-def images_below(folder: Path) -> list[Path]:
-    """The images in a folder at any depth, in the order of their paths; hidden ones are passed over."""
-    return sorted(_Scan(folder).read(folder).all_images())
+def images_below(folder: Path, *, dims: int = 2) -> list[Path]:
+    """The images in a folder at any depth, in the order of their paths; hidden ones are passed over.
+
+    Args:
+        folder: The folder.
+        dims: 3 looks for volumes, 1 for signals.
+    """
+    return sorted(_Scan(folder, dims=dims).read(folder).all_images())
 
 
-def find_images(root: Path, *, layout: str = "auto", exclude: Sequence[str] = ()) -> Listing:
+def find_images(root: Path, *, layout: str = "auto", exclude: Sequence[str] = (), dims: int = 2) -> Listing:
     """Find the images of a folder, their classes and their splits.
 
     Args:
@@ -136,19 +143,21 @@ def find_images(root: Path, *, layout: str = "auto", exclude: Sequence[str] = ()
         layout: "classes" takes every folder for a class, "splits" requires split folders, "auto" decides.
         exclude: Patterns of folders and files to pass over, as "masks" or "*_mask.png"; compared with
             names and with paths below the root.
+        dims: 3 looks for volumes, 1 for signals.
 
     Raises:
         UserError: There are no images, or it is not clear what their classes or splits are.
     """
     if layout not in LAYOUTS:
         raise UserError(f"layout={layout!r}: must be one of {', '.join(LAYOUTS)}")
-    scan = _Scan(root, exclude)
+    scan = _Scan(root, exclude, dims)
     top = scan.read(root)
     listing = Listing(root=root, passed_over=scan.passed_over)
     if not top.holds_images:
         where = f"{root}/<class>/ or {root}/train/<class>/"
         others = f"; passed over: {passed_over_line(scan.passed_over)}" if scan.passed_over else ""
-        raise UserError(f"{root}: holds no images; they must lie in {where}{others}")
+        kinds = "" if dims == 2 else f" ({', '.join(SUFFIXES_OF_VOLUMES[dims])})"
+        raise UserError(f"{root}: holds no {INPUTS[dims]}{kinds}; they must lie in {where}{others}")
     splits = {} if layout == "classes" else _split_folders(top)
     while not splits and not top.images and len(top.filled) == 1 and top.filled[0].filled:
         top = top.filled[0]
@@ -316,11 +325,13 @@ class _Scan:
     Attributes:
         root: Where it starts.
         exclude: Patterns of what the user leaves out.
+        dims: 3 looks for volumes, 1 for signals.
         passed_over: Reason → count, so far.
     """
 
     root: Path
     exclude: Sequence[str] = ()
+    dims: int = 2
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def read(self, path: Path, above: Sequence[tuple[int, int]] = ()) -> _Folder:
@@ -352,7 +363,7 @@ class _Scan:
         if entry.name.startswith("."):
             return "hidden"
         if not entry.is_dir():
-            return _not_an_image(entry)
+            return _not_an_image(entry) if self.dims == 2 else _not_a_volume(entry, self.dims)
         if entry.name in _JUNK_FOLDERS:
             return f"folder {entry.name}"
         if any(Path(place, name).is_file() for name in _OWN_OUTPUT):
@@ -381,3 +392,16 @@ def _not_an_image(file: os.DirEntry[str]) -> str:
     if suffix not in _NOT_IMAGES and file.is_file() and is_image(Path(file.path)):
         return ""
     return suffix if suffix else "without a suffix"
+
+
+def _not_a_volume(file: os.DirEntry[str], dims: int) -> str:
+    """Why a file is passed over; "" where its name is that of a signal or a volume."""
+    if not file.is_file() and Path(file.path).exists():
+        return "not files (pipes, sockets, devices)"
+    name = file.name.lower()
+    suffix = next((known for known in SUFFIXES_OF_VOLUMES[dims] if name.endswith(known)), None)
+    if suffix is None:
+        return "system files" if name in _JUNK_FILES else Path(name).suffix or "without a suffix"
+    if suffix in EXTRA_OF_SUFFIX and not can_read(suffix):
+        return f"{suffix} ({install_command(EXTRA_OF_SUFFIX[suffix])})"
+    return ""

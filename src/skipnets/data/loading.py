@@ -547,12 +547,16 @@ class _Reader:
         import torch
 
         from skipnets.data.augmentation import erase, shift_and_mirror, vary
+        from skipnets.data.volume_augmentation import shift_and_mirror_volumes
 
         seed, batch = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             pixels, index, failures = self._read(batch)
-            if not self.augmentation.resized_crop and (self.augmentation.padding or self.augmentation.mirror):
+            shifts = self.augmentation.padding or self.augmentation.mirror
+            if self.preprocessing.dims != 2:
+                pixels = shift_and_mirror_volumes(pixels, self.augmentation)
+            elif not self.augmentation.resized_crop and shifts:
                 pixels = shift_and_mirror(
                     pixels,
                     padding=self.augmentation.padding,

@@ -52,6 +52,20 @@ def can_read_nifti() -> bool:
     return importlib.util.find_spec("nibabel") is not None
 
 
+def open_nifti(file: BinaryIO) -> tuple[Any, bool]:
+    """Open a NIfTI file with nibabel, which reads its header; and whether it is compressed."""
+    import nibabel
+
+    file.seek(0)
+    head = file.read(4096)
+    file.seek(0)
+    compressed = head.startswith(_GZIP)
+    stream: Any = gzip.GzipFile(fileobj=file) if compressed else file
+    kind: Any = nibabel.Nifti2Image if _plain(head)[4:8] == b"n+2\0" else nibabel.Nifti1Image
+    holder = nibabel.FileHolder(fileobj=stream)
+    return kind.from_file_map({"header": holder, "image": holder}), compressed
+
+
 class NiftiFile:
     """An open NIfTI file of one or several volumes; a `RasterFile`.
 
@@ -66,14 +80,7 @@ class NiftiFile:
     def __init__(self, file: BinaryIO, *, max_pixels: int) -> None:
         import nibabel
 
-        file.seek(0)
-        head = file.read(4096)
-        file.seek(0)
-        compressed = head.startswith(_GZIP)
-        stream: Any = gzip.GzipFile(fileobj=file) if compressed else file
-        kind: Any = nibabel.Nifti2Image if _plain(head)[4:8] == b"n+2\0" else nibabel.Nifti1Image
-        holder = nibabel.FileHolder(fileobj=stream)
-        self._image = kind.from_file_map({"header": holder, "image": holder})
+        self._image, compressed = open_nifti(file)
         shape = tuple(int(side) for side in self._image.shape)
         while len(shape) > 4 and shape[-1] == 1:
             shape = shape[:-1]

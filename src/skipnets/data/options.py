@@ -7,8 +7,9 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast, get_args
 
+from skipnets.axes import INPUTS
 from skipnets.data.multi_label import Uncertain
 from skipnets.errors import UserError, near_matches
 
@@ -16,6 +17,7 @@ Layout = Literal["auto", "classes", "splits"]
 ClassOrder = Literal["alphabetical", "natural"]
 Missing = Literal["error", "skip"]
 Task = Literal["auto", "single-label", "multi-label", "regression"]
+Dims = Literal[1, 2, 3]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,7 @@ class DataOptions:
     """How a folder or a manifest is read.
 
     Attributes:
+        dims: 2 for images, 3 for volumes, 1 for signals: spatial axes of what is in each file.
         layout: Of a folder: "classes" takes every folder for a class, "splits" requires split folders.
         exclude: Patterns of folders and files to leave out, such as "masks" or "*_mask.png".
         class_order: "alphabetical" (1, 10, 2) or "natural" (1, 2, 10).
@@ -52,6 +55,7 @@ class DataOptions:
         UserError: A value is impossible.
     """
 
+    dims: Dims = 2
     layout: Layout = "auto"
     exclude: tuple[str, ...] = ()
     class_order: ClassOrder = "alphabetical"
@@ -74,15 +78,19 @@ class DataOptions:
         """Whether the labels are numbers to predict."""
         return self.task == "regression" or bool(self.targets)
 
-    def of_model(self, task: Task, classes: Sequence[str]) -> Self:
+    def of_model(self, task: Task, classes: Sequence[str], *, dims: int = 2) -> Self:
         """How data are read for a model: as its task is, where these options do not give another.
 
         Args:
             task: The model's.
             classes: Its classes, or the targets that it predicts.
+            dims: Spatial axes of its input.
         """
         is_told = self.wants_numbers or (bool(self.label_columns) and task != "multi-label")
-        options = replace(self, task=task) if self.task == "auto" and not is_told else self
+        if self.dims not in (2, dims):
+            raise UserError(f"dims={self.dims}: must be {dims}, as the model takes {INPUTS[dims]}")
+        options = replace(self, dims=cast(Dims, dims))
+        options = replace(options, task=task) if self.task == "auto" and not is_told else options
         if options.task == "regression" == task and not options.targets:
             options = replace(options, targets=tuple(classes))
         return options
@@ -119,14 +127,17 @@ class DataOptions:
     def __post_init__(self) -> None:
         choices = {
             "layout": Layout, "class_order": ClassOrder, "missing": Missing, "task": Task,
-            "uncertain": Uncertain,
+            "uncertain": Uncertain, "dims": Dims,
         }  # fmt: skip
         for name, choice in choices.items():
             values = get_args(choice)
             if (value := getattr(self, name)) not in values:
+                words = list(map(str, values))
                 raise UserError(
-                    f"{name}={value!r}: must be one of {', '.join(values)}{near_matches(str(value), values)}"
+                    f"{name}={value!r}: must be one of {', '.join(words)}{near_matches(str(value), words)}"
                 )
+        if self.page is not None and self.dims != 2:
+            raise UserError(f"page={self.page}: must not be given with dims={self.dims}")
         if self.page is not None and self.page != "all" and (not isinstance(self.page, int) or self.page < 1):
             raise UserError(f"page={self.page!r}: must be a number from 1, or all")
         if self.max_pixels is not None and (not isinstance(self.max_pixels, int) or self.max_pixels < 1):
@@ -155,7 +166,9 @@ class DataOptions:
                 ) from error
 
 
-def options_of_images(data: str | os.PathLike[str], task: Task, classes: Sequence[str]) -> DataOptions | None:
+def options_of_images(
+    data: str | os.PathLike[str], task: Task, classes: Sequence[str], *, dims: int = 2
+) -> DataOptions | None:
     """How data are read of which a model takes the images alone: None where they give it themselves.
 
     A manifest that holds the numbers of a regression need not have a column of classes.
@@ -164,7 +177,8 @@ def options_of_images(data: str | os.PathLike[str], task: Task, classes: Sequenc
         data: A folder, a manifest or a named dataset.
         task: The model's.
         classes: Its classes, or the targets that it predicts.
+        dims: Spatial axes of its input.
     """
     if task != "regression" or not Path(data).is_file():
-        return None
-    return DataOptions().of_model(task, classes)
+        return None if dims == 2 else DataOptions(dims=cast(Dims, dims))
+    return DataOptions().of_model(task, classes, dims=dims)

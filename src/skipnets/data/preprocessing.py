@@ -1,7 +1,7 @@
 """The one way from an image to a model's input: in validation, evaluation, prediction and serving.
 
 Pillow and numpy only, so that predicting needs no torch. N batch, C channels, H height, W width; of signals L
-length, of volumes D depth. Signals and volumes are arrays of the input's size, which are scaled and no more.
+length, of volumes D depth.
 
 Images of 8 bits stay uint8 until they are normalized. Others are windowed: a range of their values becomes
 float32 from 0 (black) to 255 (white), and what follows is the same.
@@ -10,7 +10,6 @@ float32 from 0 (black) to 255 (white), and what follows is the same.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from skipnets.axes import INPUTS
 from skipnets.data.decoding import (
     MAX_PIXELS,
     Box,
@@ -30,9 +30,11 @@ from skipnets.data.decoding import (
     source_name,
     window_values,
 )
-from skipnets.data.listing import channel_word, counted
+from skipnets.data.listing import channel_word
 from skipnets.data.raster import Values, WindowedImage
-from skipnets.errors import UserError, listed, near_matches, one_line
+from skipnets.data.volume_files import Volume, read_volume
+from skipnets.data.volume_fitting import AxisFit, centered, fit_axes, fit_volume
+from skipnets.errors import UserError, listed, near_matches
 
 __all__ = ["FITS", "INTERPOLATIONS", "VOI", "ImageDecodeError", "Preprocessing"]
 
@@ -40,7 +42,7 @@ Window = Sequence[float] | Sequence[Sequence[float]] | Literal["voi"]
 # As a window: that of each DICOM file itself (its "values of interest").
 VOI: Literal["voi"] = "voi"
 
-FITS = ("pad", "crop", "stretch")
+FITS = ("pad", "crop", "stretch", "center")
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -70,7 +72,8 @@ class Preprocessing:
         size: Height and width of the input in pixels; one number for a square. `(L,)` is the length of
             signals, `(D, H, W)` are the sides of volumes.
         fit: What happens to an image of another shape. "pad": all of it is seen, centered on the mean
-            color. "crop": the middle is seen. "stretch": all of it is seen, distorted.
+            color. "crop": the middle is seen. "stretch": all of it is seen, distorted. "center": the middle
+            is seen at its own resolution, cut or padded; for signals, whose rate is to stay.
         crop_fraction: For "crop", which share of the resized image's shorter side is kept, in (0, 1]:
             224/256 = 0.875 in torchvision's ImageNet evaluation.
         channels: 1 (gray), 3 (RGB), or any number of bands.
@@ -151,8 +154,8 @@ class Preprocessing:
                 f"mean={values['mean']}, std={values['std']}: must be in units where white is 1, "
                 f"std at least {_SMALLEST_STD:g}, both at most {_LARGEST:g}"
             )
-        if len(sides) != 2 and (fit != "pad" or crop_fraction != 1 or window == VOI):
-            raise UserError(f"size={sides}: must be of images for a fit, a crop or the window of a file")
+        if len(sides) != 2 and window == VOI:
+            raise UserError(f"size={sides}: must be of images for the window of a file (voi)")
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -182,8 +185,7 @@ class Preprocessing:
             UserError: If the input is a signal or a volume.
         """
         if self.dims != 2:
-            kind = "signals" if self.dims == 1 else "volumes"
-            raise UserError(f"{what}: takes models of images, not of {kind}, as this one is")
+            raise UserError(f"{what}: takes models of images, not of {INPUTS[self.dims]}, as this one is")
 
     @property
     def pixel_type(self) -> Literal["uint8", "float32"]:
@@ -250,10 +252,10 @@ class Preprocessing:
         """The image at the input's size, before normalization: (H, W, C), from 0 to 255, of `pixel_type`.
 
         Raises:
-            ImageDecodeError: It cannot be read; a signal or volume is no array of the input's size.
+            ImageDecodeError: It cannot be read.
         """
         if self.dims != 2:
-            return self._values(image)
+            return self.fitted_volume(self.open_volume(image))
         opened = self.open(image)
         resized_width, resized_height, _, _ = self._layout(*opened.size)
         if resized_width * resized_height > MAX_PIXELS:
@@ -323,7 +325,7 @@ class Preprocessing:
     def summary(self) -> str:
         """Size, channels, fit and window in a few words."""
         words = ["×".join(map(str, self.size))]
-        words += [channel_word(self.channels), self.fit] if self.dims == 2 else []
+        words += [channel_word(self.channels), self.fit] if self.dims == 2 else [self.fit]
         if self.window == VOI:
             words.append("each file's own window")
         elif self.window is not None:
@@ -359,6 +361,8 @@ class Preprocessing:
         input_height, input_width = self.height_width
         if self.fit == "stretch":
             return input_width, input_height, 0, 0
+        if self.fit == "center":
+            return width, height, centered(width, input_width), centered(height, input_height)
         if self.fit == "crop":
             # Rounding is torchvision's: Resize truncates the longer side, CenterCrop rounds half to even.
             target_width = round(input_width / self.crop_fraction)
@@ -380,35 +384,62 @@ class Preprocessing:
             (resized_height - input_height) // 2,
         )
 
-    def _values(self, source: Source) -> NDArray[Any]:
-        """A signal or volume, (…, C): its values from 0 to 255, of `pixel_type`."""
-        name = source_name(source)
-        wanted = "×".join(map(str, self.size))
-        if isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(".npy"):
-            try:
-                source = np.load(source, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise ImageDecodeError(f"{name}: is no array of numbers ({one_line(error)})") from error
-        if not isinstance(source, np.ndarray):
+    def open_volume(self, source: Source | Volume, *, max_values: int | None = None) -> Volume:
+        """Read a signal or a volume with this preprocessing's channels; its values are not windowed yet.
+
+        Args:
+            source: As for `skipnets.data.volume_files.read_volume`, or what that read.
+            max_values: Likewise.
+
+        Raises:
+            ImageDecodeError: It cannot be read, or holds other values than those of the training.
+            UserError: The input is an image.
+        """
+        if isinstance(source, Volume):
+            return source
+        if self.dims == 2:
+            raise UserError("volumes: takes models of signals or volumes, not of images, as this one is")
+        volume = read_volume(source, self.dims, self.channels, max_values=max_values)
+        if self.window is None and volume.array.dtype != np.uint8:
             raise ImageDecodeError(
-                f"{name}: must be an array of {wanted} numbers, in memory or in a .npy file"
+                f"{source_name(source)}: must be uint8, as the training's values were, not "
+                f"{volume.array.dtype}"
             )
-        array = source[..., None] if source.ndim == self.dims else source
-        if array.shape != (*self.size, self.channels) or array.dtype.kind not in "biuf":
-            raise ImageDecodeError(
-                f"{name}: must be {wanted} numbers of {counted(self.channels, 'channel')}, not "
-                f"{source.dtype} of shape {source.shape}; the network takes the size of its training"
-            )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ImageDecodeError(f"{name}: has values that are not finite")
+        return volume
+
+    def volume_axes(self, sides: Sequence[int], spacing: Sequence[float]) -> list[AxisFit]:
+        """How the axes of a signal or a volume become those of the input: what `geometry` is for images.
+
+        Args:
+            sides: (L,) or (D, H, W).
+            spacing: The distance between neighbors along each axis.
+        """
+        return fit_axes(sides, spacing, self.size, self.fit, self.crop_fraction)
+
+    def windowed_volume(self, volume: Volume) -> NDArray[np.float32]:
+        """(…, C) values of a signal or a volume from 0 to 255, at its own size."""
         if self.window is None:
-            if array.dtype != np.uint8:
-                raise ImageDecodeError(
-                    f"{name}: must be uint8, as the training's values were, not {array.dtype}"
-                )
-            return np.asarray(array)
+            return volume.array.astype(np.float32)
         low, high = np.array(self.window, dtype=np.float64).T
-        return window_values(Values(array=array, bits=8 * array.itemsize), low, high)
+        return window_values(Values(array=volume.array, bits=volume.bits), low, high)
+
+    def fitted_volume(self, volume: Volume) -> NDArray[Any]:
+        """A signal or volume at the input's size, (…, C): its values from 0 to 255, of `pixel_type`.
+
+        Raises:
+            ImageDecodeError: It is so elongated that it would be too large when it is resized.
+        """
+        try:
+            fitted = fit_volume(
+                self.windowed_volume(volume),
+                self.volume_axes(volume.array.shape[:-1], volume.spacing),
+                self.size,
+                interpolation=INTERPOLATIONS[self.interpolation],
+                padding=[255 * min(max(value, 0), 1) for value in self.mean],
+            )
+        except ValueError as error:
+            raise ImageDecodeError(f"{INPUTS[self.dims].removesuffix('s')}: {error}") from error
+        return fitted if self.window is not None else np.rint(fitted).astype(np.uint8)
 
     def _padding_color(self) -> int | tuple[int, ...]:
         color = tuple(min(max(round(255 * value), 0), 255) for value in self.mean)

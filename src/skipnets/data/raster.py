@@ -41,6 +41,11 @@ class Header:
     several: bool
     display_window: bool = False
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Values:

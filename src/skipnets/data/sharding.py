@@ -105,6 +105,8 @@ def write_shards(
     """
     check_at_least_1(shard_size=shard_size)
     options = options or DataOptions()
+    if options.dims != 2:
+        raise UserError(f"dims={options.dims}: shards hold images; train on the folder itself")
     for name in _OPTIONS_OF_READING:
         if (value := getattr(options, name)) is not None:
             raise UserError(f"{name}={value}: is for those who read the shards, which hold whole files")

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import INPUTS
 from skipnets.data.arrays import SUFFIXES as ARRAY_SUFFIXES
 from skipnets.data.contents import Content, contents, of_page
 from skipnets.data.copies import Copy, clusters, expected_seconds, find_copies
@@ -41,6 +42,7 @@ from skipnets.data.splits import (
 )
 from skipnets.data.splitting import deal_out, repeat_splits
 from skipnets.data.targets import targets_from_texts
+from skipnets.data.volumes import VolumeDataset
 from skipnets.errors import UserError, check_path, listed, near_matches
 from skipnets.progress import LoggedProgress
 
@@ -55,7 +57,7 @@ _ARCHIVES = (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
 # What is decided when shards are written.
 _NOT_OF_SHARDS = (
     *("layout", "exclude", "root", "path_column", "label_column", "label_columns", "uncertain"),
-    *("split_column", "group_column"),
+    *("split_column", "group_column", "dims"),
 )
 
 
@@ -172,6 +174,8 @@ def _find(
 ) -> ImageDataset:
     """The images, with the splits and groups that the data itself gives."""
     if isinstance(data, str) and data in NAMED_SETS:
+        if options.dims != 2:
+            raise UserError(f"dims={options.dims}: {data} holds images, not {INPUTS[options.dims]}")
         if options.task == "multi-label":
             raise UserError(f"task=multi-label: the images of {data} have one label each")
         if options.wants_numbers:
@@ -209,7 +213,7 @@ def _find(
         if metadata is None and columns != Columns():
             raise UserError(f"{path}: is a folder; --path-column and the like are for a manifest")
         if metadata is None:
-            listing = find_images(path, layout=options.layout, exclude=options.exclude)
+            listing = find_images(path, layout=options.layout, exclude=options.exclude, dims=options.dims)
             if options.task == "multi-label":
                 join_folders(listing)
         else:
@@ -229,7 +233,8 @@ def _find(
             f"{near_matches(str(data), NAMED_SETS)}"
         )
     check_labels(listing, strict=strict)
-    _warn_of_arrays(listing)
+    if options.dims == 2:
+        _warn_of_arrays(listing)
     if options.group_pattern is not None:
         _find_groups(listing, options.group_pattern)
     elif not any(entry.group for entry in listing.entries) and (
@@ -305,7 +310,8 @@ def _from_listing(listing: Listing, options: DataOptions, members: Members | Non
                 members.sizes.tolist(), members.hashes.tolist(), numbers, strict=True
             )
         ]
-    return ImageDataset(
+    of_kind = ImageDataset if options.dims == 2 else functools.partial(VolumeDataset, axes=options.dims)
+    return of_kind(
         classes=classes,
         names=[entry.name for entry in entries],
         labels=labels,
@@ -393,8 +399,8 @@ def _every_page(
 def _find_copies(dataset: ImageDataset, *, drop: bool, within: float | None) -> ImageDataset:
     """The dataset with its copies known, or without them; near ones where that takes fewer seconds."""
     known = contents(dataset, progress=LoggedProgress("reading images", first=3.0))
-    near = True
-    if within is not None and (expected := expected_seconds(dataset)) > within:
+    near = dataset.dims == 2
+    if near and within is not None and (expected := expected_seconds(dataset)) > within:
         near = False
         dataset.listing.notes.append(
             f"only exact copies are looked for: near ones would take about {expected:.0f} s of the time "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from skipnets.axes import INPUTS
 from skipnets.data.dataset import ImageDataset, mixed_channels
-from skipnets.data.decoding import ImageDecodeError, read_header
+from skipnets.data.decoding import ImageDecodeError
 from skipnets.data.listing import channel_word, counted, passed_over_line
 from skipnets.data.raster import NO_SUCH_PAGE, Header
 from skipnets.data.splits import SPLITS
+from skipnets.data.volume_files import VolumeHeader
 from skipnets.data.window import MeasuredWindow, measure_window
 from skipnets.errors import UserError, listed
 from skipnets.tables import Display, make_table, properties_table
@@ -28,6 +31,9 @@ _FIRST, _LAST = 12, 4
 # Of how many images with more than 8 bits the values are looked at.
 _MEASURED = 64
 _RIGHT: Literal["right"] = "right"
+# Spatial axes → what their sides are called, and what lies at each place.
+_SIDE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+_PLACES = {1: "values", 2: "pixels", 3: "voxels"}
 _NO_SPLIT = "no split"
 
 
@@ -53,6 +59,7 @@ class Survey(Display):
         values: Of some of the images, where these have more than 8 bits or are of bands; otherwise None.
         targets: Of numbers to predict, each target's name, lowest, mean and highest value, and standard
             deviation.
+        dims: Spatial axes: 1 of signals, 2 of images, 3 of volumes.
     """
 
     data: str
@@ -62,7 +69,7 @@ class Survey(Display):
     sizes: Mapping[str, int]
     columns: Mapping[str, str]
     groups: int | None
-    headers: Sequence[Header] = field(repr=False)
+    headers: Sequence[Header | VolumeHeader] = field(repr=False)
     unreadable: Mapping[str, str]
     looked_at: int
     passed_over: Counter[str]
@@ -71,6 +78,7 @@ class Survey(Display):
     values: MeasuredWindow | None = None
     multi_label: bool = False
     targets: Sequence[Mapping[str, Any]] = ()
+    dims: int = 2
 
     @property
     def total(self) -> int:
@@ -79,8 +87,8 @@ class Survey(Display):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for JSON."""
-        widths = [header.width for header in self.headers]
-        heights = [header.height for header in self.headers]
+        sides = [header.sides for header in self.headers]
+        ranges = [[min(axis), max(axis)] for axis in zip(*sides, strict=True)]
         return {
             "data": self.data,
             "layout": self.layout,
@@ -91,8 +99,10 @@ class Survey(Display):
             "columns": dict(self.columns),
             "groups": self.groups,
             "headers_read": self.looked_at,
-            "width": [min(widths), max(widths)] if widths else None,
-            "height": [min(heights), max(heights)] if heights else None,
+            **{
+                name: ranges[axis] if ranges else None
+                for axis, name in reversed([*enumerate(_SIDE_NAMES[self.dims])])
+            },
             "channels": _tally(header.channels for header in self.headers),
             "bits": _tally(header.bits for header in self.headers),
             "values": None if self.values is None else self.values.to_dict(),
@@ -111,11 +121,14 @@ class Survey(Display):
             "data": self.data,
             "layout": self.layout,
             "columns": ", ".join(f"{name} ({role})" for name, role in self.columns.items() if role),
-            "images": f"{self.total:,}" + (f" ({splits})" if [*self.counts] != [_NO_SPLIT] else ""),
+            INPUTS[self.dims]: f"{self.total:,}" + (f" ({splits})" if [*self.counts] != [_NO_SPLIT] else ""),
             self._noun: f"{len(self.classes):,}{self._labels_an_image()}",
             "groups": "" if self.groups is None else f"{self.groups:,}",
             "size": self._sizes(),
-            "channels": _shares(channel_word(header.channels) for header in self.headers),
+            "channels": _shares(
+                channel_word(header.channels) if self.dims == 2 else header.channels
+                for header in self.headers
+            ),
             "bits": _shares(header.bits for header in self.headers),
             "format": _shares(header.format for header in self.headers),
             "values": "" if self.values is None else str(self.values),
@@ -164,14 +177,13 @@ class Survey(Display):
     def _sizes(self) -> str:
         if not self.headers:
             return ""
-        sizes = sorted(
-            {(header.width * header.height, header.width, header.height) for header in self.headers}
-        )
-        (_, width, height), (_, last_width, last_height) = sizes[0], sizes[-1]
-        of = f" (of {self.looked_at:,} images)" if self.looked_at < self.total else ""
-        most = "" if len(sizes) == 1 else f" to {last_height}×{last_width}"
-        order = "" if (height, last_height) == (width, last_width) else " (height × width)"
-        return f"{height}×{width}{most} pixels{order}{of}"
+        sizes = sorted({(math.prod(header.sides), header.sides[::-1]) for header in self.headers})
+        first, last = (sides[::-1] for _, sides in (sizes[0], sizes[-1]))
+        of = f" (of {self.looked_at:,} {INPUTS[self.dims]})" if self.looked_at < self.total else ""
+        most = "" if len(sizes) == 1 else f" to {'×'.join(map(str, last))}"
+        uneven = len(set(first)) > 1 or len(set(last)) > 1
+        order = f" ({' × '.join(_SIDE_NAMES[self.dims])})" if uneven else ""
+        return f"{'×'.join(map(str, first))}{most} {_PLACES[self.dims]}{order}{of}"
 
     def _class_table(self) -> Table:
         hidden = range(_FIRST, len(self.classes) - _LAST if len(self.classes) > _CLASSES_SHOWN else 0)
@@ -228,6 +240,7 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
             *depth_warnings,
         ],
         values=values,
+        dims=dataset.dims,
     )
 
 
@@ -267,21 +280,23 @@ def _values(dataset: ImageDataset) -> MeasuredWindow | None:
         return None
 
 
-def _headers(dataset: ImageDataset, most: int | None) -> tuple[list[Header], dict[str, str], int]:
+def _headers(
+    dataset: ImageDataset, most: int | None
+) -> tuple[list[Header | VolumeHeader], dict[str, str], int]:
     if dataset.images is not None:
-        return dataset.some_headers[:1], {}, len(dataset)
+        return [dataset.header(0)] if len(dataset) else [], {}, len(dataset)
     step = 1 if most is None else max(-(-len(dataset) // most), 1)
     positions = range(0, len(dataset), step)
 
-    def read(position: int) -> Header | ImageDecodeError:
+    def read(position: int) -> Header | VolumeHeader | ImageDecodeError:
         try:
-            return read_header(dataset.source(position))
+            return dataset.header(position)
         except ImageDecodeError as error:
             return error
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(read, positions))
-    headers = [header for header in found if isinstance(header, Header)]
+    headers = [header for header in found if not isinstance(header, ImageDecodeError)]
     unreadable = {
         dataset.names[position]: str(error).removeprefix(f"{dataset.source(position)}: ")
         for position, error in zip(positions, found, strict=True)
@@ -292,17 +307,18 @@ def _headers(dataset: ImageDataset, most: int | None) -> tuple[list[Header], dic
     return headers, unreadable, len(positions)
 
 
-def _header_notes(dataset: ImageDataset, headers: Sequence[Header]) -> Iterator[str]:
+def _header_notes(dataset: ImageDataset, headers: Sequence[Header | VolumeHeader]) -> Iterator[str]:
     several = sum(header.several for header in headers)
     if several and dataset.pages is None:
+        whole = "; --dims 3 takes whole volumes" if any(each.format == "NIfTI" for each in headers) else ""
         yield (
             f"{counted(several, 'file')} with several pages or frames: the first is taken, of a volume the "
-            "middle one (--page all makes an image of each, --page 2 takes the second)"
+            f"middle one (--page all makes an image of each, --page 2 takes the second{whole})"
         )
 
 
 def _header_warnings(
-    headers: Sequence[Header], unreadable: Mapping[str, str], looked_at: int
+    headers: Sequence[Header | VolumeHeader], unreadable: Mapping[str, str], looked_at: int
 ) -> Iterator[str]:
     if unreadable:
         first = next(iter(unreadable.items()))

@@ -1,61 +1,130 @@
-"""Signals and volumes: arrays of one size, with one or three spatial axes in place of an image's two.
+"""Signals and volumes as a dataset: with one or three spatial axes in place of an image's two.
 
 C channels, L length, D depth, H height, W width.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from skipnets.axes import INPUTS
 from skipnets.data.dataset import ImageDataset
-from skipnets.data.raster import Header
+from skipnets.data.decoding import ImageDecodeError, none_decoded
+from skipnets.data.raster import Header, Values
+from skipnets.data.volume_files import VolumeHeader, read_volume, read_volume_header
 from skipnets.errors import UserError
 
-__all__ = ["VolumeDataset", "value_range"]
+__all__ = ["VolumeDataset"]
+
+# The longest side of volumes that nobody gave a size, and the longest signals.
+_LARGEST_SIDE, _LONGEST = 64, 4096
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VolumeDataset(ImageDataset):
-    """Labeled signals or volumes, held in memory: `images` is (N, L, C) or (N, D, H, W, C).
+    """Labeled signals or volumes, held in memory or lying in files.
 
-    The attributes are those of an `ImageDataset`.
+    The attributes are those of an `ImageDataset`, but `images`, which is (N, L, C) or (N, D, H, W, C).
+
+    Args:
+        axes: 1 for signals, 3 for volumes.
     """
+
+    axes: int
 
     @property
     def dims(self) -> int:
         """Spatial axes."""
-        return self._arrays.ndim - 2
-
-    @property
-    def sides(self) -> tuple[int, ...]:
-        """(L,) or (D, H, W)."""
-        return self._arrays.shape[1:-1]
+        return self.axes
 
     @property
     def some_headers(self) -> list[Header]:
         """None: only images have any."""
         return []
 
-    @property
+    @functools.cached_property
+    def some_volume_headers(self) -> list[VolumeHeader]:
+        """The headers of up to 100 signals or volumes, evenly spread, as far as they can be read.
+
+        Raises:
+            UserError: None of them can be read.
+        """
+        headers = []
+        first = None
+        for index in range(0, len(self), -(-len(self) // 100) or 1):
+            try:
+                headers.append(self.header(index))
+            except ImageDecodeError as error:
+                first = first or error
+            if self.images is not None:
+                break  # they are all alike
+        if not headers:
+            raise none_decoded(len(self), first)
+        return headers
+
+    @functools.cached_property
+    def sides(self) -> tuple[int, ...]:
+        """(L,) or (D, H, W) that they are shown at, where no size is given.
+
+        Their own where all are alike and not large. Otherwise signals keep the length of the longest, up to
+        4,096, and volumes have the usual proportions, with 64 for the longest side at most.
+        """
+        headers = self.some_volume_headers
+        found = {header.sides for header in headers}
+        largest = _LONGEST if self.axes == 1 else _LARGEST_SIDE
+        if len(found) == 1 and (self.images is not None or max(headers[0].sides) <= largest):
+            return headers[0].sides
+        if self.axes == 1:
+            return (min(max(length for (length,) in found), largest),)
+        extents = np.median([np.multiply(header.sides, header.spacing) for header in headers], axis=0)
+        longest = min(float(np.median([max(header.sides) for header in headers])), largest)
+        return tuple(max(round(float(extent) * longest / float(extents.max())), 1) for extent in extents)
+
+    @functools.cached_property
     def channels(self) -> int:
-        """As many as each position has values."""
-        return self._arrays.shape[-1]
+        """As many as each place has values.
+
+        Raises:
+            UserError: Signals or volumes of several numbers of channels are mixed.
+        """
+        found = sorted({header.channels for header in self.some_volume_headers})
+        if len(found) > 1:
+            raise UserError(
+                f"channels: {INPUTS[self.axes]} of {' and '.join(map(str, found))} channels are mixed, where "
+                "a model takes one number: --exclude leaves files or folders out"
+            )
+        return found[0]
 
     @property
     def bands(self) -> bool:
         """Whether there are others than one or three."""
         return self.channels not in (1, 3)
 
-    @property
+    @functools.cached_property
     def bits(self) -> int:
-        """8 where values are bytes, else more."""
-        return 8 * self._arrays.itemsize
+        """The most bits of a value among some of them: 8 where values are bytes."""
+        return max(header.bits for header in self.some_volume_headers)
+
+    def header(self, index: int) -> VolumeHeader:
+        """The header of a signal or a volume.
+
+        Raises:
+            ImageDecodeError: It cannot be read.
+        """
+        return read_volume_header(self.source(index), self.axes)
+
+    def values(self, index: int, channels: int) -> Values:
+        """All values of a signal or a volume, in the units of its file.
+
+        Raises:
+            ImageDecodeError: It cannot be read.
+        """
+        volume = read_volume(self.source(index), self.axes, channels)
+        return Values(array=volume.array, bits=volume.bits)
 
     def open(self, index: int) -> Any:  # noqa: ARG002 - of images
         """There is no image to show.
@@ -72,25 +141,6 @@ class VolumeDataset(ImageDataset):
             UserError: Always.
         """
         raise _not_shown()
-
-    @property
-    def _arrays(self) -> NDArray[Any]:
-        assert self.images is not None
-        return self.images
-
-
-def value_range(dataset: VolumeDataset, positions: Sequence[int]) -> tuple[float, float]:
-    """The lowest and the highest value of some signals or volumes: what becomes black and white.
-
-    Args:
-        dataset: Its values are finite.
-        positions: Those that are looked at, at least one.
-    """
-    found = [np.asarray(dataset.source(position)) for position in positions]
-    low = min(float(each.min()) for each in found)
-    high = max(float(each.max()) for each in found)
-    # Of volumes that are the same all over, any range will do.
-    return (low, high) if high - low > abs(high) * 1e-6 else (low - 0.5, low + 0.5 + math.ulp(high))
 
 
 def _not_shown() -> UserError:

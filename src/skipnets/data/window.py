@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.data.dataset import ImageDataset
-from skipnets.data.decoding import ImageDecodeError, none_decoded, read_values
+from skipnets.data.decoding import ImageDecodeError, none_decoded
 from skipnets.errors import UserError, listed
 
 PERCENTILES = (0.5, 99.5)
@@ -107,7 +107,7 @@ def measure_window(
 
     def read(position: int) -> _Sample | ImageDecodeError | None:
         try:
-            values = read_values(dataset.source(position), channels)
+            values = dataset.values(position, channels)
         except ImageDecodeError as error:
             return error
         if values.bits <= 8 < most:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import INPUTS
 from skipnets.deploy.timing import Candidate, Timing, alternate
 from skipnets.errors import UserError, check_at_least_1
 from skipnets.files import atomic_path
@@ -76,7 +77,7 @@ class SpeedTable(Display):
 
     Attributes:
         model: The classifier that was measured.
-        size: Height and width of the images.
+        size: Height and width of the images; length of signals; depth, height and width of volumes.
         macs: Multiply-accumulates of convolutions and linear layers, for one image; None of an export of a
             network that is no part of this package.
         sgemm_macs: Multiply-accumulates per second of a large float32 matrix product, in the same run.
@@ -85,7 +86,7 @@ class SpeedTable(Display):
     """
 
     model: str
-    size: tuple[int, int]
+    size: tuple[int, ...]
     macs: int | None
     sgemm_macs: float
     machine: dict[str, str]
@@ -106,7 +107,7 @@ class SpeedTable(Display):
 
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show, the fastest candidate first."""
-        height, width = self.size
+        sides = "×".join(map(str, self.size))
         headings = ("batch", "candidate", "ms", "quartiles", "vs. fastest baseline", "of peak")
         table = make_table(
             {name: "left" if name == "candidate" else "right" for name in headings},
@@ -122,7 +123,7 @@ class SpeedTable(Display):
                 for row in sorted(self.rows, key=lambda row: (row.batch_size, row.seconds))
             ),
             title=(
-                f"{self.model}, images of {height}×{width}{_millions(self.macs)}\n"
+                f"{self.model}, {INPUTS[len(self.size)]} of {sides}{_millions(self.macs)}\n"
                 f"{self.machine['processor']}, {self.machine['threads']} threads, "
                 f"{self.sgemm_macs / 1e9:,.0f} billion MACs/s in SGEMM"
             ),
@@ -186,7 +187,6 @@ def compare_speeds(
     # PyTorch has the weights that the other runtimes are made of; an export runs in its own.
     runtime = "auto" if isinstance(model, str | os.PathLike) and export_format(model) is not None else "torch"
     classifier = as_classifier(model, runtime=runtime, device="cpu", threads=threads)
-    classifier.preprocessing.require_images("benchmark")
     if classifier.export is not None:
         candidates = [exported_candidate(classifier)]
     else:
@@ -212,7 +212,7 @@ def compare_speeds(
     ]
     return SpeedTable(
         model=str(classifier.path or classifier.architecture["name"]),
-        size=classifier.preprocessing.height_width,
+        size=classifier.preprocessing.size,
         macs=total_macs,
         sgemm_macs=rate,
         machine=machine(threads),
@@ -286,15 +286,11 @@ def _measure(
 
 
 def _images(classifier: Classifier, batch_size: int) -> NDArray[Any]:
-    height, width = classifier.preprocessing.size
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (batch_size, height, width, classifier.preprocessing.channels), dtype=np.uint8
-    )
-    return (
-        np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-        if classifier.runtime.input_type == "uint8"
-        else classifier.preprocessing.normalize(pixels)
-    )
+    preprocessing = classifier.preprocessing
+    shape = (batch_size, *preprocessing.size, preprocessing.channels)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    is_normalized_inside = classifier.runtime.input_type == "uint8"
+    return preprocessing.planes(pixels) if is_normalized_inside else preprocessing.normalize(pixels)
 
 
 def _require_equal(candidates: Sequence[Candidate], images: NDArray[Any]) -> None:

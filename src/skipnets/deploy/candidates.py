@@ -70,15 +70,18 @@ def candidates_for(
     baseline = torchvision_network(model.config, model.state_dict())
     label = "torchvision" if baseline is not None else "as trained"
     plain = model if baseline is None else baseline
-    size = classifier.preprocessing.height_width
+    size = classifier.preprocessing.size
     candidates = [
         Candidate(name=f"{label}, eager", predict=in_pytorch(plain, torch.contiguous_format), baseline=True),
-        Candidate(
-            name=f"{label}, eager, channels_last",
-            predict=in_pytorch(plain, torch.channels_last),
-            baseline=True,
-        ),
     ]
+    layout = torch.channels_last if len(size) == 2 else torch.contiguous_format
+    if layout == torch.channels_last:
+        candidates.append(
+            Candidate(name=f"{label}, eager, channels_last", predict=in_pytorch(plain, layout), baseline=True)
+        )
+    if int8 and len(size) != 2:
+        logger.info("8-bit graphs are left out: they are of images alone")
+        int8 = False
     if compiled:
         candidates.append(
             Candidate(
@@ -99,9 +102,7 @@ def candidates_for(
             logger.warning("ONNX Runtime and OpenVINO are left out: %s", error)
     else:
         rewritten = simplify(model, classifier.preprocessing, "float32")
-        candidates.append(
-            Candidate(name="skipnets, rewritten eager", predict=in_pytorch(rewritten, torch.channels_last))
-        )
+        candidates.append(Candidate(name="skipnets, rewritten eager", predict=in_pytorch(rewritten, layout)))
         candidates += _native(classifier, threads)
         graphs += [
             (label, plain_onnx(plain, classifier), True),
@@ -193,8 +194,7 @@ def in_pytorch(network: Callable[..., Any], memory_format: torch.memory_format) 
 
 def plain_onnx(network: nn.Module, classifier: Classifier) -> Any:
     """Export a network unchanged with torch.onnx.export, as users would, for any number of images."""
-    height, width = classifier.preprocessing.size
-    images = torch.zeros(2, classifier.preprocessing.channels, height, width)
+    images = torch.zeros(2, classifier.preprocessing.channels, *classifier.preprocessing.size)
     with needs_extra("deploy"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported: Any = torch.onnx.export(
@@ -209,7 +209,7 @@ def plain_onnx(network: nn.Module, classifier: Classifier) -> Any:
     return exported.model_proto
 
 
-def in_onnxruntime(graph: Any, threads: int, size: tuple[int, int]) -> Predict:
+def in_onnxruntime(graph: Any, threads: int, size: tuple[int, ...]) -> Predict:
     """Run an ONNX graph in ONNX Runtime, opened for one image size as `skipnets.load` opens an export."""
     from skipnets.runtimes.onnxruntime import open_session
 
@@ -226,7 +226,7 @@ def in_openvino(graph: Any, threads: int) -> Predict:
 
 def _noise(classifier: Classifier) -> ImageDataset:
     """Labeled noise, to calibrate an 8-bit graph that is only timed."""
-    height, width = classifier.preprocessing.size
+    height, width = classifier.preprocessing.height_width
     generator = np.random.default_rng(0)
     channels = classifier.preprocessing.channels
     images = generator.integers(0, 256, (_GENERATED, height, width, max(channels, 3)), dtype=np.uint8)

@@ -125,7 +125,9 @@ def open_calibration(data: str | os.PathLike[str] | ImageDataset, classifier: Cl
         elif (own := open_if_own(classifier, data)) is not None:
             dataset = own
         else:
-            dataset = open_dataset(data, options=DataOptions().of_model(classifier.task, classes))
+            dims = classifier.preprocessing.dims
+            options = DataOptions().of_model(classifier.task, classes, dims=dims)
+            dataset = open_dataset(data, options=options)
     if dataset.task != classifier.task:
         raise UserError(
             f"calibration: has {dataset.label_kind}, which does not fit a {classifier.task} classifier"

@@ -101,7 +101,8 @@ def check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDat
     if data is not None:
         if isinstance(data, ImageDataset):
             return _sample(data, "the given images", classifier.preprocessing)
-        options = options_of_images(data, classifier.task, classifier.classes)
+        dims = classifier.preprocessing.dims
+        options = options_of_images(data, classifier.task, classifier.classes, dims=dims)
         with naming("check"):
             dataset = open_dataset(data, fractions=None, options=options)
         return _sample(dataset, os.fspath(data), classifier.preprocessing)

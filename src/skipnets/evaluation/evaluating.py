@@ -333,7 +333,8 @@ def _find(
     else:
         if options is None and record is not None and os.fspath(data) == record.data:
             options = record.options
-        options = (options or DataOptions()).of_model(classifier.task, classifier.classes)
+        dims = classifier.preprocessing.dims
+        options = (options or DataOptions()).of_model(classifier.task, classifier.classes, dims=dims)
         dataset = open_dataset(data, fractions=None, download=download, options=options)
     runs_own = record is not None and record.is_of(dataset)
     if record is not None and runs_own and not isinstance(data, ImageDataset):

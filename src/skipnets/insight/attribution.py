@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from skipnets.axes import INPUTS
 from skipnets.classifier import Classifier, as_classifier
 from skipnets.errors import UserError, class_hint, listed, needs_extra
 
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from skipnets.inputs import named_sources
+from skipnets.insight.planes import curve_image, curve_map, planes_image, planes_map, shown_values
 from skipnets.models.accounting import Grid, grids
 from skipnets.models.custom_model import CustomModel, map_shapes
 from skipnets.models.family import network_graph, stage_groups
@@ -38,6 +40,7 @@ from skipnets.models.operations import Norm
 
 if TYPE_CHECKING:
     from skipnets.data.decoding import Source
+    from skipnets.data.preprocessing import Preprocessing
     from skipnets.inputs import Images
 
 Method = Literal["gradcam", "integrated-gradients", "occlusion"]
@@ -82,6 +85,10 @@ class Explanation:
     value: float | None = None
     raised: bool = True
 
+    def array(self) -> NDArray[np.float32]:
+        """The map as it is written to a file; of a signal or a volume, (L,) or (D, H, W)."""
+        return self.map()
+
     def map(self) -> NDArray[np.float32]:
         """The grid on the image's own pixels, (height, width) float32; 0 outside the network's input."""
         left, top, right, bottom = self.box
@@ -98,6 +105,53 @@ class Explanation:
         x, y = image.width / self.image.width, image.height / self.image.height
         left, top, right, bottom = self.box
         return replace(self, image=image, box=(left * x, top * y, right * x, bottom * y))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeExplanation(Explanation):
+    """How much each part of a signal or a volume contributes to a class.
+
+    `image` is a picture of it (`skipnets.insight.planes`), and `map` what lies over that; `array` is the map
+    of all of it. The grid is (l,) or (d, h, w).
+
+    Attributes:
+        sides: (L,) or (D, H, W) of the signal or volume itself.
+        spacing: The distance between neighbors along each axis.
+        ranges: Where the network's input begins and ends along each axis.
+        sizes: Of the network's input.
+        center: The place with the strongest evidence, or the middle, through which planes are shown.
+    """
+
+    sides: tuple[int, ...]
+    spacing: tuple[float, ...]
+    ranges: tuple[tuple[float, float], ...]
+    sizes: tuple[int, ...]
+    center: tuple[int, ...] = ()
+
+    def array(self) -> NDArray[np.float32]:
+        """The grid at the signal's or volume's own resolution; 0 outside the network's input."""
+        whole = self.grid
+        for axis, (side, (start, end), size) in enumerate(
+            zip(self.sides, self.ranges, self.sizes, strict=True)
+        ):
+            weights = _weights(side, start, end, size, whole.shape[axis], self.position)
+            whole = np.moveaxis(np.tensordot(weights, whole, (1, axis)), 0, axis)
+        return whole.astype(np.float32, copy=False)
+
+    def map(self) -> NDArray[np.float32]:
+        """The map of the picture, (height, width) float32."""
+        whole = self.array()
+        if len(self.sides) == 1:
+            seen = curve_map(whole, self.image.height)
+        else:
+            seen = planes_map(whole, self.spacing, self.center)
+        if seen.shape == self.image.size[::-1]:
+            return seen
+        return np.asarray(Image.fromarray(seen).resize(self.image.size, Image.Resampling.BILINEAR))
+
+    def resized(self, scale: float) -> VolumeExplanation:
+        """The explanation with a resized picture."""
+        return replace(self, image=resized(self.image, scale))
 
 
 def resized(image: Image.Image, scale: float) -> Image.Image:
@@ -146,7 +200,6 @@ def explain(
     if method not in METHODS:
         raise UserError(f"method={method}: must be one of {', '.join(METHODS)}")
     classifier = as_classifier(model, runtime="torch")
-    classifier.preprocessing.require_images("explain")
     for label in classes or ():
         if label not in classifier.classes:
             raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")
@@ -163,7 +216,7 @@ def stage_names(classifier: Classifier) -> list[str]:
     return list(_stages(classifier))
 
 
-def _layers(classifier: Classifier) -> dict[str, tuple[int, int]] | None:
+def _layers(classifier: Classifier) -> dict[str, tuple[int, ...]] | None:
     """Path and map size of the modules of a network without a graph that output maps; None with a graph."""
     model = classifier.members[0].model
     if not isinstance(model, CustomModel):
@@ -229,8 +282,8 @@ def _explanations(
     models = [sharing_tensors(member.model.stored()) for member in classifier.members]
     preprocessing = classifier.preprocessing
     for name, source in images:
-        opened = preprocessing.open(source)
-        image, batch = preprocessing.shown(opened), preprocessing.batch([opened])
+        opened = preprocessing.open(source) if preprocessing.dims == 2 else source
+        batch = preprocessing.batch([opened])
         answers, logits = classifier.outputs(batch)[0], classifier.logits(batch)[0]
         is_number = classifier.task == "regression"
         labels = classes or (classifier.classes if is_number else _found(classifier, answers))
@@ -242,23 +295,65 @@ def _explanations(
                 with evaluating(model):
                     grids_of_models.append(_attribute(model, batch, target, method, module_path))
             raised = not is_number or bool(logits[target] >= 0)
-            explanations.append(
-                Explanation(
-                    source=name,
-                    label=label,
-                    probability=None if is_number else float(answers[target]),
-                    method=method,
-                    stage=module_path,
-                    image=image,
-                    grid=np.mean(grids_of_models, axis=0) * (1 if raised else -1),
-                    position=position,
-                    box=preprocessing.geometry(*image.size),
-                    input_size=preprocessing.height_width,
-                    value=float(answers[target]) if is_number else None,
-                    raised=raised,
-                )
-            )
+            about: dict[str, Any] = {
+                "source": name,
+                "label": label,
+                "probability": None if is_number else float(answers[target]),
+                "method": method,
+                "stage": module_path,
+                "grid": np.mean(grids_of_models, axis=0) * (1 if raised else -1),
+                "position": position,
+                "value": float(answers[target]) if is_number else None,
+                "raised": raised,
+            }
+            of_kind = _of_image if preprocessing.dims == 2 else _of_volume
+            explanations.append(of_kind(preprocessing, opened, about))
         yield explanations
+
+
+def _of_image(preprocessing: Preprocessing, opened: Any, about: dict[str, Any]) -> Explanation:
+    image = preprocessing.shown(opened)
+    return Explanation(
+        image=image,
+        box=preprocessing.geometry(*image.size),
+        input_size=preprocessing.height_width,
+        **about,
+    )
+
+
+def _of_volume(preprocessing: Preprocessing, source: Source, about: dict[str, Any]) -> VolumeExplanation:
+    volume = preprocessing.open_volume(source)
+    values, sides = shown_values(preprocessing, volume), volume.array.shape[:-1]
+    axes = preprocessing.volume_axes(sides, volume.spacing)
+    ranges = tuple(
+        (axis.start * side / axis.resized, (axis.start + size) * side / axis.resized)
+        for axis, side, size in zip(axes, sides, preprocessing.size, strict=True)
+    )
+    flat = curve_image(values) if len(sides) == 1 else Image.new("L", (1, 1))
+    explanation = VolumeExplanation(
+        image=flat,
+        box=(0, 0, *flat.size),
+        input_size=(flat.height, flat.width),
+        sides=sides,
+        spacing=volume.spacing,
+        ranges=ranges,
+        sizes=preprocessing.size,
+        **about,
+    )
+    if len(sides) == 1:
+        return explanation
+    whole = explanation.array()
+    strongest = np.unravel_index(whole.argmax(), sides)
+    # Without any evidence, through the middle.
+    center = tuple(map(int, strongest)) if whole.max() > 0 else tuple(side // 2 for side in sides)
+    image = planes_image(values, volume.spacing, center)
+    return replace(
+        explanation,
+        center=center,
+        image=image,
+        box=(0, 0, *image.size),
+        input_size=(image.height, image.width),
+    )
 
 
 def _found(classifier: Classifier, probabilities: NDArray[np.float64]) -> Sequence[str]:
@@ -270,7 +365,7 @@ def _found(classifier: Classifier, probabilities: NDArray[np.float64]) -> Sequen
 def _attribute(
     model: nn.Module, batch: NDArray[np.float32], target: int, method: Method, module_path: str | None
 ) -> NDArray[np.float32]:
-    """(1, C, H, W) → (h, w)."""
+    """(1, C, H, W) → (h, w); of signals and volumes likewise."""
     parameter = next(model.parameters())
     x = torch.from_numpy(batch).to(parameter.device, parameter.dtype).requires_grad_()
     if module_path is not None:
@@ -280,9 +375,9 @@ def _attribute(
             x, target=target, n_steps=_INTEGRATION_STEPS, internal_batch_size=_IMAGES_AT_ONCE
         )
     else:
-        _, channels, height, width = batch.shape
-        window = (channels, max(height // 8, 1), max(width // 8, 1))
-        strides = (channels, max(window[1] // 2, 1), max(window[2] // 2, 1))
+        _, channels, *sides = batch.shape
+        window = (channels, *(max(side // 8, 1) for side in sides))
+        strides = (channels, *(max(side // 2, 1) for side in window[1:]))
         with torch.no_grad():
             attribution = Occlusion(model).attribute(
                 x,
@@ -300,7 +395,7 @@ def _attribute(
 
 def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     """The module of a named stage, and the positions of its map's values in the input."""
-    size = classifier.preprocessing.height_width
+    size = classifier.preprocessing.size
     if (layers := _layers(classifier)) is not None:
         return _layer(layers, size, stage)
     graph = network_graph(classifier.members[0].model.config)
@@ -311,15 +406,20 @@ def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     if stage not in stages:
         raise UserError(f"stage={stage}: must be auto or one of {', '.join(stages)}")
     path, value = stages[stage]
-    if shapes[value][1:] == (1, 1):
-        raise UserError(
-            f"stage={stage}: makes a map of 1×1 of images of {size[0]}×{size[1]}, which locates nothing: "
-            "choose a finer one"
-        )
+    _check_locates(stage, shapes[value][1:], size)
     return path, grids(graph)[value]
 
 
-def _layer(layers: dict[str, tuple[int, int]], size: tuple[int, int], stage: str) -> tuple[str, Grid]:
+def _check_locates(stage: str, shape: tuple[int, ...], size: tuple[int, ...]) -> None:
+    if set(shape) == {1}:
+        one, sides = "×".join("1" * len(size)), "×".join(map(str, size))
+        raise UserError(
+            f"stage={stage}: makes a map of {one} of {INPUTS[len(size)]} of {sides}, which locates nothing: "
+            "choose a finer one"
+        )
+
+
+def _layer(layers: dict[str, tuple[int, ...]], size: tuple[int, ...], stage: str) -> tuple[str, Grid]:
     """As `_stage`, of a network without a graph: its maps are taken to lie in the middle of the input.
 
     Args:
@@ -338,11 +438,7 @@ def _layer(layers: dict[str, tuple[int, int]], size: tuple[int, int], stage: str
     if stage not in layers:
         raise UserError(f"stage={stage}: must be auto or one of {listed(layers, 12)}")
     shape = layers[stage]
-    if shape == (1, 1):
-        raise UserError(
-            f"stage={stage}: makes a map of 1×1 of images of {size[0]}×{size[1]}, which locates nothing: "
-            "choose a finer one"
-        )
+    _check_locates(stage, shape, size)
     step = max(round(size[0] / shape[0]), 1)
     return stage, Grid(step=step, start=((size[0] - 1) - (shape[0] - 1) * step) / 2)
 

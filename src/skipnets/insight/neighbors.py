@@ -34,6 +34,7 @@ from skipnets.evaluation.tables import check_table_path, write_table
 from skipnets.files import atomic_path
 from skipnets.inputs import named_sources
 from skipnets.insight.cells import CELL, INK, SOFT_INK, find_font, fitted, short_names, truncated
+from skipnets.insight.planes import shown_image
 from skipnets.tables import Display, make_table
 from skipnets.terminal import printable
 
@@ -198,7 +199,7 @@ class Search(Display):
         return short_names(paths, folders=1)
 
     def _open(self, source: Source) -> Image.Image:
-        return fitted(self.preprocessing.shown(self.preprocessing.open(source)).convert("RGB"))
+        return fitted(shown_image(self.preprocessing, source).convert("RGB"))
 
 
 def search(
@@ -237,7 +238,6 @@ def search(
     """
     check_at_least_1(count=count, batch_size=batch_size, workers=workers)
     classifier = as_classifier(model)
-    classifier.preprocessing.require_images("search")
     # Dictionaries, so that an image that is named twice is taken once.
     sources = dict(named_sources(images, classifier.preprocessing))
     queries = dict(named_sources(query, classifier.preprocessing))

@@ -73,7 +73,7 @@ def save_explanations(
         for item in row:
             stem = f"{index:03}-{_plain_name(Path(item.source).stem)}-{_plain_name(item.label)}"
             with atomic_path(folder / f"{stem}.npy") as temporary:
-                np.save(temporary, item.map())
+                np.save(temporary, item.array())
             with atomic_path(folder / f"{stem}.png") as temporary:
                 overlay(item).save(temporary)
         cells.append(_cells(row))

@@ -190,21 +190,21 @@ def logits_and_head_input(
     return logits, read[-1].flatten(1) if read else None
 
 
-def map_shapes(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
+def map_shapes(model: nn.Module, images: Tensor) -> dict[str, tuple[int, ...]]:
     """Path → height and width of every module's output that is a feature map, in the order in which they run.
 
     Args:
         model: In eval mode; it is not changed.
-        images: (N, C, H, W).
+        images: (N, C, H, W), or signals or volumes.
     """
     copy = sharing_tensors(model)
     paths = {module: path for path, module in copy.named_modules()}
-    shapes: dict[str, tuple[int, int]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def record(module: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4:
+        if isinstance(output, Tensor) and output.ndim == images.ndim:
             shapes.pop(paths[module], None)  # of a module that runs twice, where it ran last
-            shapes[paths[module]] = (output.shape[2], output.shape[3])
+            shapes[paths[module]] = tuple(output.shape[2:])
 
     for module in copy.modules():
         module.register_forward_hook(record)

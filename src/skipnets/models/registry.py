@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
 
+from skipnets.axes import AXES as AXES
+from skipnets.axes import INPUTS as INPUTS
 from skipnets.errors import UserError, near_matches
 
 Stem = Literal["imagenet", "stride1", "small", "cifar", "deep", "tiered"]
@@ -31,9 +33,6 @@ _DEFAULT_SIZE: Mapping[str, int] = {
     "small": 64,
     "cifar": 32,
 }
-# Spatial axes → their letters in a shape, and what inputs with so many are called.
-AXES: Mapping[int, str] = {1: "L", 2: "H, W", 3: "D, H, W"}
-INPUTS: Mapping[int, str] = {1: "signals", 2: "images", 3: "volumes"}
 # The longest default side of volumes, and the default length of signals.
 _VOLUME_SIDE, _SIGNAL_LENGTH = 96, 1024
 Pooling = Literal["avg", "max", "avgmax", "catavgmax", ""]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skipnets.axes import INPUTS
 from skipnets.classifier import Classifier
 from skipnets.data.appearance import measure_appearance
 from skipnets.data.contents import Content, contents
@@ -22,10 +23,11 @@ from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
 from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
+from skipnets.data.raster import Header
 from skipnets.data.sources import find_with_own_splits
 from skipnets.data.survey import Survey, survey
 from skipnets.description import CLASS_NOUNS
-from skipnets.errors import check_at_least_1, listed
+from skipnets.errors import UserError, check_at_least_1, listed
 from skipnets.evaluation.tables import write_table
 from skipnets.report.findings import (
     KINDS,
@@ -110,7 +112,7 @@ class Audit(Display):
     @property
     def _tiny(self) -> int:
         """How many headers are of images that are too small to be compared."""
-        return sum(min(header.width, header.height) < LEAST_SIDE for header in self.survey.headers)
+        return sum(min(header.sides) < LEAST_SIDE for header in self.survey.headers)
 
     @property
     def notes(self) -> list[str]:
@@ -341,7 +343,10 @@ def audit(
     dataset = replace(dataset, contents=known, copies=copies)
     seen = measure_appearance(dataset, lambda done, total: show("looking at images", done, total))
     readable = [name for name in dataset.names if name not in overview.unreadable]
-    headers = {} if dataset.images is not None else dict(zip(readable, overview.headers, strict=True))
+    headers = {}
+    if dataset.images is None:
+        images = [header for header in overview.headers if isinstance(header, Header)]
+        headers = dict(zip(readable, images, strict=True))
     findings = [
         *(Finding("missing", None, name, "listed in the manifest", 0, "left out") for name in missing),
         *appearance_findings(dataset, seen),
@@ -390,6 +395,8 @@ def _open(
 ) -> tuple[ImageDataset, list[str]]:
     """The images, and the listed files that are not there."""
     missing: list[str] = []
+    if options.dims != 2:
+        raise UserError(f"dims={options.dims}: an audit looks at images, not at {INPUTS[options.dims]}")
     try:
         dataset = find_with_own_splits(data, download=download, options=options, strict=False)
     except MissingFilesError as error:

@@ -16,10 +16,10 @@ from PIL import Image
 from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.preprocessing import ImageDecodeError
-from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError
 from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay
+from skipnets.insight.planes import shown_image
 from skipnets.report.label_results import LabelResults
 from skipnets.report.regression_results import RegressionResults
 from skipnets.report.results import Results
@@ -125,18 +125,18 @@ class Thumbnails:
 
     def thumbnail(self, index: int) -> str | None:
         """An image as a data URI; None if it is not there."""
-        image = self._open(index)
-        if image is None:
+        opened = self._open(index)
+        if opened is None:
             return None
-        shown = self._classifier.preprocessing.shown(image)
+        shown, _ = opened
         return data_uri(resized(shown, thumbnail_scale(shown)))
 
     def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
         """An image and its Grad-CAM overlay for each of these classes, as data URIs."""
-        image = self._open(index)
-        if image is None:
+        opened = self._open(index)
+        if opened is None:
             return None, []
-        small = self._classifier.preprocessing.shown(image)
+        small, image = opened
         scale = thumbnail_scale(small)
         shown = data_uri(resized(small, scale))
         try:
@@ -145,12 +145,17 @@ class Thumbnails:
             return shown, []
         return shown, [data_uri(overlay(explanation.resized(scale))) for explanation in explanations]
 
-    def _open(self, index: int) -> Image.Image | WindowedImage | None:
+    def _open(self, index: int) -> tuple[Image.Image, Any] | None:
+        """An image as people see it, and as `explain` takes it; None if it cannot be read."""
         position = self._position.get(self._results.names[index])
         if position is None or self._dataset is None:
             return None
+        source, preprocessing = self._dataset.source(position), self._classifier.preprocessing
         try:
-            return self._classifier.preprocessing.open(self._dataset.source(position))
+            if preprocessing.dims != 2:
+                return shown_image(preprocessing, source), source
+            image = preprocessing.open(source)
+            return preprocessing.shown(image), image
         except ImageDecodeError:
             return None
 

@@ -218,7 +218,8 @@ def _images(classifier: Classifier, results: AnyResults) -> tuple[ImageDataset |
     try:
         if data == classifier.provenance.get("data"):
             return open_own_images(classifier), None
-        options = DataOptions().of_model(classifier.task, classifier.classes)
+        dims = classifier.preprocessing.dims
+        options = DataOptions().of_model(classifier.task, classifier.classes, dims=dims)
         return open_dataset(data, fractions=None, options=options), None
     except UserError as error:
         return None, str(error)

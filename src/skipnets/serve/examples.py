@@ -53,6 +53,8 @@ def find_examples(
     Raises:
         UserError: If there are none that can be read, or the model's images are not gray or in color.
     """
+    if preprocessing is not None:
+        preprocessing.require_images(f"examples={data}")
     if preprocessing is not None and preprocessing.channels not in (1, 3):
         raise UserError(
             f"examples={data}: must not be given for a model of {preprocessing.channels} bands; "

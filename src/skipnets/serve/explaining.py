@@ -8,6 +8,7 @@ from PIL import Image
 
 from skipnets.classifier import Classifier
 from skipnets.data.raster import WindowedImage
+from skipnets.data.volume_files import Volume
 from skipnets.errors import UserError, class_hint
 
 __all__ = ["explanation_png", "why_unexplained"]
@@ -36,12 +37,14 @@ def why_unexplained(classifier: Classifier) -> str | None:
     return None
 
 
-def explanation_png(classifier: Classifier, image: Image.Image | WindowedImage, label: str | None) -> bytes:
+def explanation_png(
+    classifier: Classifier, image: Image.Image | WindowedImage | Volume, label: str | None
+) -> bytes:
     """An image with its Grad-CAM map as an overlay.
 
     Args:
         classifier: One for which `why_unexplained` is None.
-        image: From the classifier's `Preprocessing.open`.
+        image: From the classifier's `Preprocessing.open`, or of a signal or a volume `open_volume`.
         label: The class to explain; None takes the most probable class or label.
 
     Raises:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from skipnets.axes import AXES
 from skipnets.classifier import Classifier
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.errors import UserError, one_line
@@ -78,6 +79,7 @@ def read_inference(
     header_length: str | None,
     channels: int,
     *,
+    dims: int = 2,
     windowed: bool = False,
     most_images: int = 32,
     outputs: tuple[Output, ...] = _OF_CLASSES,
@@ -88,6 +90,7 @@ def read_inference(
         body: JSON, and binary tensors behind it.
         header_length: How much of the body is JSON, as the request's header says; None for all of it.
         channels: Of images that are sent as pixels.
+        dims: Spatial axes of these: 1 of signals, 3 of volumes.
         windowed: Whether pixels may have more than 8 bits, for a model with a window.
         most_images: In a request.
         outputs: Those that the model has.
@@ -117,7 +120,9 @@ def read_inference(
     if len(inputs) != 1 or _field(inputs[0], "name", str) != "images":
         raise UserError("inputs: must be one, named images")
     return Inference(
-        images=_images(inputs[0], binary, channels, _WINDOWED_TYPES if windowed else _TYPES, most_images),
+        images=_images(
+            inputs[0], binary, channels, _WINDOWED_TYPES if windowed else _TYPES, most_images, dims
+        ),
         outputs=_outputs(request, outputs),
         id=_id(request),
     )
@@ -200,7 +205,8 @@ def inference_router(service: Service) -> APIRouter:
     async def infer(request: Request, name: str, version: str = _VERSION) -> Response:
         """Input `images`: encoded files (BYTES, base64 in JSON) or pixels (UINT8, N × H × W × C).
 
-        For a model of images with more than 8 bits, pixels may also be UINT16, INT16 or FP32.
+        For a model of images with more than 8 bits, pixels may also be UINT16, INT16 or FP32. Of signals they
+        are N × L × C, of volumes N × D × H × W × C.
 
         Outputs `probabilities` (FP32) and `labels` (BYTES), of a regression `values` (FP64); tensors may be
         in the binary extension.
@@ -221,6 +227,7 @@ def inference_router(service: Service) -> APIRouter:
                         body,
                         length,
                         preprocessing.channels,
+                        dims=preprocessing.dims,
                         windowed=preprocessing.window is not None,
                         most_images=service.limits.files,
                         outputs=_outputs_of(classifier),
@@ -317,7 +324,7 @@ def _id(request: dict[str, Any]) -> str | None:
 
 
 def _images(
-    tensor: dict[str, Any], binary: memoryview, channels: int, types: Mapping[str, str], most: int
+    tensor: dict[str, Any], binary: memoryview, channels: int, types: Mapping[str, str], most: int, dims: int
 ) -> Sequence[bytes | NDArray[Any]]:
     datatype = _field(tensor, "datatype", str)
     shape = _field(tensor, "shape", list)
@@ -344,8 +351,8 @@ def _images(
         raise UserError(
             f"datatype={datatype}: must be BYTES (encoded images) or {' or '.join(types)} (pixels)"
         )
-    if len(shape) != 4 or shape[3] != channels:
-        raise UserError(f"shape={shape}: must be [N, H, W, {channels}]")
+    if len(shape) != dims + 2 or shape[-1] != channels:
+        raise UserError(f"shape={shape}: must be [N, {AXES[dims]}, {channels}]")
     return list(_pixels(data, shape, types[datatype]))
 
 

@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier, Prediction
+from skipnets.data.arrays import is_array
 from skipnets.data.decoding import ImageDecodeError, declared_size, decoding_bytes
 from skipnets.data.pixel_budget import AbandonedError, PixelBudget
 from skipnets.data.raster import WindowedImage
+from skipnets.data.volume_files import Volume, read_volume_header
 from skipnets.errors import UserError
 from skipnets.probabilities import NOT_FINITE
 from skipnets.serve.batching import Batcher
@@ -41,6 +43,8 @@ __all__ = ["BusyError", "Service", "Upload"]
 _BODIES_HELD = 4
 # Pillow stores color in four; of a windowed image, three of float32.
 _BYTES_RESIZED = 12
+# Of a signal or a volume, where a value is read, scaled in float64 and resized.
+_BYTES_OF_VALUE = 40
 
 State = Literal["loading", "ready", "draining", "failed"]
 
@@ -296,7 +300,6 @@ class Service:
         """Load, and predict once, so that the first client does not wait for a runtime's warm-up."""
         classifier = self._load()
         preprocessing = classifier.preprocessing
-        preprocessing.require_images("serve")
         classifier.check_calibrated(**self._asked)
         shape = (1, *preprocessing.size, preprocessing.channels)
         _answers(classifier, np.zeros(shape, preprocessing.pixel_type), **self._asked)
@@ -353,12 +356,36 @@ class Service:
         with self._budget.reserved(size, abandoned=given_up.is_set):
             yield preprocessing.open(source, max_pixels=limit)
 
+    @contextlib.contextmanager
+    def _read_volume(self, image: Upload | NDArray[Any], given_up: threading.Event) -> Iterator[Volume]:
+        """A signal or a volume; its memory is reserved while the context is open."""
+        source: Any = _Awaited(image.file, given_up) if isinstance(image, Upload) else image
+        preprocessing, limit = self.classifier.preprocessing, self.limits.pixels
+        if isinstance(image, Upload) and preprocessing.dims == 1:
+            image.file.seek(0)
+            if not is_array(image.file.read(300)):  # the lines of a table take many times their size
+                raise ImageDecodeError("image: must be a signal in a .npy or .npz file")
+        header = read_volume_header(source, preprocessing.dims, max_values=limit)
+        resized = [axis.resized for axis in preprocessing.volume_axes(header.sides, header.spacing)]
+        places = max(map(math.prod, (header.sides, resized, preprocessing.size)))
+        size = _BYTES_OF_VALUE * places * header.channels
+        if size > self._budget.limit:
+            raise ImageDecodeError(f"image: {self._budget.refusal(size)}")
+        with self._budget.reserved(size, abandoned=given_up.is_set):
+            yield preprocessing.open_volume(source, max_values=limit)
+
     def _pixels(self, image: Upload | NDArray[Any], given_up: threading.Event) -> NDArray[Any]:
+        preprocessing = self.classifier.preprocessing
+        if preprocessing.dims != 2:
+            with self._read_volume(image, given_up) as volume:
+                return preprocessing.fitted_volume(volume)
         with self._decoded(image, given_up) as opened:
-            return self.classifier.preprocessing.pixels(opened)
+            return preprocessing.pixels(opened)
 
     def _explain(self, upload: Upload, label: str | None, given_up: threading.Event) -> bytes:
-        with self._decoded(upload, given_up) as image:
+        is_image = self.classifier.preprocessing.dims == 2
+        reading = self._decoded if is_image else self._read_volume
+        with reading(upload, given_up) as image:
             explained = self._network.submit(explanation_png, self.classifier, image, label)
             while not wait([explained], timeout=0.1).done:
                 if given_up.is_set() and explained.cancel():

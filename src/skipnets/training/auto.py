@@ -294,7 +294,7 @@ def wanted_images(candidate: Candidate, images: int) -> float:
     return _WANTED[candidate.model] * math.sqrt(max(images, 500) / 2500)
 
 
-def default_seconds(images: int, side: int) -> float:
+def default_seconds(images: int, side: float) -> float:
     """A sensible time for a training where none is given: 1 minute to 1 hour, by the amount of pixels."""
     amount = images * side**2 / (2000 * 64**2)
     return min(max(300 * math.sqrt(amount), 60), 3600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +104,9 @@ def choose(
         config.batch_size or values.get("batch_size") or RECIPES[config.recipe or "auto"]["batch_size"]
     )
     facts = dataclasses.replace(facts, batch_size=batch_size)
-    total = parse_duration(config.time) if config.time else default_seconds(len(train), side)
+    # A volume counts as the image of as many pixels.
+    pixels_side = side if dataset.dims == 2 else math.sqrt(math.prod(sides))
+    total = parse_duration(config.time) if config.time else default_seconds(len(train), pixels_side)
     device = training_device(config.accelerator)
     together = device_count(config.devices, config.accelerator) > 1
 

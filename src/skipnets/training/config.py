@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from skipnets.data.multi_label import Uncertain
-from skipnets.data.options import ClassOrder, DataOptions, Layout, Missing, Task
+from skipnets.data.options import ClassOrder, DataOptions, Dims, Layout, Missing, Task
 from skipnets.data.sources import Duplicates
 from skipnets.duration import parse_duration
 from skipnets.errors import UserError, near_matches, one_line
@@ -34,7 +34,7 @@ BestBy = Literal["accuracy", "balanced-accuracy", "loss", "average-precision", "
 Recipe = Literal["auto", "speedrun", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 Count = Annotated[int, Field(ge=1)]
-Side = Annotated[int, Field(ge=1, le=8192)]
+Side = Annotated[int, Field(ge=1, le=2**20)]  # of a signal, its length
 
 # A run.yaml without it was cut short.
 END_OF_FILE = "# end of the configuration"
@@ -200,7 +200,8 @@ class TrainConfig:
 
     augmentation: str | None = None
     """Augmentation of training images: none, flip, crop, crop-flip, shift, shift-flip, resized-crop, trivial
-    (TrivialAugment), rand (RandAugment) or augmix (AugMix)."""
+    (TrivialAugment), rand (RandAugment) or augmix (AugMix). Of volumes the first six; of signals none, crop
+    and shift."""
     erasing: Share = 0.0
     """Share of the training images in which a box of random size gets the mean color (random erasing)."""
     mixup: NotNegative | None = None
@@ -209,9 +210,13 @@ class TrainConfig:
     """Strength of CutMix; where MixUp is on as well, each batch gets one of the two."""
 
     size: Annotated[Side | tuple[Side, ...] | None, BeforeValidator(_sides)] = None
-    """Input height and width, in pixels. Default: the images' own up to 64, otherwise 224."""
-    fit: Literal["pad", "crop", "stretch"] | None = None
-    """How an image of another shape is brought to that size. Default: pad, which cuts nothing off."""
+    """Input height and width, in pixels; of volumes depth, height and width, of signals the length. Default:
+    the images' own up to 64, otherwise 224; of volumes their usual proportions with 64 at most; of signals
+    the longest, 4096 at most."""
+    fit: Literal["pad", "crop", "stretch", "center"] | None = None
+    """How an image of another shape is brought to that size: pad (all of it, proportions kept), crop (its
+    middle), stretch (all of it), center (its middle at its own resolution, cut or padded). Default: pad; of
+    volumes stretch, of signals center."""
     crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """With crop: fraction of the shorter side that is kept."""
     channels: Count | None = None
@@ -246,6 +251,9 @@ class TrainConfig:
     """Allow downloading a named dataset."""
     duplicates: Duplicates = "keep-together"
     """Copies of an image: keep them in one split, where splits are drawn; drop all but one; ignore them."""
+    dims: Dims | None = None
+    """2 for images, 3 for volumes (.npy, .npz, .nii, .nii.gz), 1 for signals (.npy, .npz, .csv). Default:
+    what the network takes, if it is given with its dims, or images."""
     layout: Layout = "auto"
     """Of a folder: take every folder for a class, or require split folders."""
     exclude: tuple[str, ...] = ()
@@ -338,9 +346,9 @@ class TrainConfig:
     @property
     def data_options(self) -> DataOptions:
         """How the data is read, as `skipnets.data` takes it."""
-        return DataOptions(
-            **{field.name: getattr(self, field.name) for field in dataclasses.fields(DataOptions)}
-        )
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(DataOptions)}
+        values["dims"] = self.dims or self.model_options.get("dims", 2)
+        return DataOptions(**values)
 
 
 @_for_people
@@ -376,7 +384,7 @@ class ResolvedConfig(TrainConfig):
     mixup: NotNegative
     cutmix: NotNegative
     size: tuple[Side, ...]
-    fit: Literal["pad", "crop", "stretch"]
+    fit: Literal["pad", "crop", "stretch", "center"]
     crop_fraction: Annotated[float, Field(gt=0, le=1)]
     channels: Count
     mean: tuple[float, ...]

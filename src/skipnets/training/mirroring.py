@@ -6,21 +6,23 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError, render_image
+from skipnets.data.volumes import VolumeDataset
 
-_IMAGES, _SIDE = 1000, 16
+_IMAGES, _VOLUMES, _SIDE = 1000, 200, 16
 
 
 def keeps_class_mirrored(train: ImageDataset) -> bool:
     """Whether mirrored images may be shown for their class.
 
-    Each of up to 1,000 images, 16×16 and gray, takes the class of the most similar other one, upright and
-    mirrored. Where it is right upright and much less often mirrored (as with digits and letters), mirroring
-    changes the class, or makes what never occurs. Where similar pixels do not show the class (as in
-    photographs), it is taken to be harmless. With several labels an image, or numbers, it is not looked for,
-    and mirrored images are not shown.
+    Each of up to 1,000 images (or 200 volumes, seen from above), 16×16 and gray, takes the class of the most
+    similar other one, upright and mirrored. Where it is right upright and much less often mirrored (as with
+    digits and letters), mirroring changes the class, or makes what never occurs. Where similar pixels do not
+    show the class (as in photographs), it is taken to be harmless. With several labels an image, or numbers,
+    it is not looked for, and mirrored images are not shown.
     """
     if train.task != "single-label":
         return False
@@ -38,9 +40,10 @@ def keeps_class_mirrored(train: ImageDataset) -> bool:
 def _sample(train: ImageDataset) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Gray pixels (N, 16, 16) of evenly chosen images, each with mean 0 and length 1, and labels (N,)."""
     pixels, labels = [], []
-    for index in np.linspace(0, len(train) - 1, min(len(train), _IMAGES)).astype(int):
+    most = _IMAGES if train.dims == 2 else _VOLUMES
+    for index in np.linspace(0, len(train) - 1, min(len(train), most)).astype(int):
         try:
-            image = render_image(train.source(int(index))).convert("L").resize((_SIDE, _SIDE))
+            image = _gray(train, int(index)).resize((_SIDE, _SIDE))
         except ImageDecodeError:
             continue
         values = np.asarray(image, dtype=np.float32)
@@ -48,6 +51,14 @@ def _sample(train: ImageDataset) -> tuple[NDArray[np.float32], NDArray[np.int64]
         pixels.append(values / max(float(np.linalg.norm(values)), 1e-6))
         labels.append(int(train.labels[index]))
     return np.array(pixels, dtype=np.float32).reshape(-1, _SIDE, _SIDE), np.array(labels, dtype=np.int64)
+
+
+def _gray(train: ImageDataset, index: int) -> Image.Image:
+    """An image in gray; of a volume the mean over its depth and its channels, (H, W)."""
+    if not isinstance(train, VolumeDataset):
+        return render_image(train.source(index)).convert("L")
+    seen = train.values(index, train.channels).array.mean(axis=(0, -1), dtype=np.float32)
+    return Image.fromarray(seen)
 
 
 def _share_right(

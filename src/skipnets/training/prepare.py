@@ -21,7 +21,7 @@ from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError, Source, image_size, none_decoded, open_region
 from skipnets.data.preprocessing import VOI, Preprocessing, Window, resize_values
 from skipnets.data.raster import WindowedImage
-from skipnets.data.volumes import VolumeDataset, value_range
+from skipnets.data.volumes import VolumeDataset
 from skipnets.data.window import PERCENTILES, measure_window
 from skipnets.errors import UserError, listed
 from skipnets.machine import usable_cores
@@ -48,7 +48,7 @@ from skipnets.training.supplied import (
     own_model,
     with_own_model,
 )
-from skipnets.training.volumes import without_image_options
+from skipnets.training.volumes import with_volume_options
 from skipnets.training.whitening import whiten_stem
 
 logger = logging.getLogger("skipnets")
@@ -59,6 +59,7 @@ LARGE_SIZE = 224
 SMALL_MODEL, LARGE_MODEL = "densenet_bc40_k12", "densenet121"
 # How many images are read for size, mean and standard deviation.
 SAMPLE = 512
+_VOLUMES = 64  # each has more values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ def prepare(
     started = budget.clock() if started is None else started
     train = dataset.split("train")
     if isinstance(train, VolumeDataset):
-        config = without_image_options(config, train)
+        config = with_volume_options(config, train)
     elif isinstance(config.size, tuple) and len(config.size) != 2:
         raise UserError(f"size={' '.join(map(str, config.size))}: must be one side, or height and width")
     if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
@@ -147,8 +148,7 @@ def prepare(
     )
     if custom is None and options.setdefault("dims", dataset.dims) != dataset.dims:
         raise UserError(
-            f"dims={options['dims']}: must be {dataset.dims}, the data are {INPUTS[dataset.dims]}"
-            + ("" if dataset.dims != 2 else "; signals and volumes are handed over in Python, as dataset=")
+            f"dims={options['dims']}: must be {dataset.dims}, as the data are {INPUTS[dataset.dims]}"
         )
     precision = resolve_precision(config.precision, config.accelerator)
     kept = LARGE_SIZE if automatic and config.weights is None else SMALL
@@ -188,6 +188,7 @@ def prepare(
     mean, std = config.mean, config.std
     reading = Preprocessing(
         size,
+        fit="pad" if train.dims == 2 else "stretch",  # nothing of a volume is padded while it is measured
         channels=channels,
         window=_window(config, train, channels),
         bits=max(train.bits, 8),
@@ -233,6 +234,7 @@ def prepare(
         "mean": preprocessing.mean,
         "std": preprocessing.std,
         "interpolation": preprocessing.interpolation,
+        "dims": None if train.dims == 2 else train.dims,
         "window": None if window is None else tuple(value for pair in window for value in pair),
         "percentiles": None,
         "epoch_images": config.epoch_images or len(train),
@@ -373,33 +375,24 @@ def _window(config: TrainConfig, train: ImageDataset, channels: int) -> Window |
         raise UserError(f"{given[0]}: must be given without {given[1]}")
     if config.window is not None:
         return config.window
-    if isinstance(train, VolumeDataset):
-        return _measured_range(train)
     if config.voi:
         _note_own_windows(train)
         return VOI
     if config.percentiles is None and train.bits <= 8:
         return None
     low, high = percentiles = config.percentiles or PERCENTILES
-    measured = measure_window(train, _sample(len(train), SAMPLE), channels=channels, percentiles=percentiles)
-    pairs = listed(dict.fromkeys(f"{low:g} to {high:g}" for low, high in measured.window), 4)
+    measured = measure_window(train, _looked_at(train), channels=channels, percentiles=percentiles)
+    window, around = measured.window, ""
+    if train.dims == 1 and config.percentiles is None:  # of an ECG, the peaks are one percent
+        window = tuple((low - (high - low), high + (high - low)) for low, high in window)
+        around = " with as much again on either side"
+    pairs = listed(dict.fromkeys(f"{low:g} to {high:g}" for low, high in window), 4)
     own = any(header.display_window for header in train.some_headers)
     train.listing.notes.append(
-        f"window: {pairs}, the {low:g} and {high:g} percentiles of the training images; --window LOW HIGH "
-        f"sets another{', --voi takes the one in each DICOM file' if own else ''}"
+        f"window: {pairs}, the {low:g} and {high:g} percentiles of the training {INPUTS[train.dims]}"
+        f"{around}; --window LOW HIGH sets another{', --voi takes the one in each DICOM file' if own else ''}"
     )
-    return measured.window
-
-
-def _measured_range(train: VolumeDataset) -> Window | None:
-    """The range of all values of the training split; none of bytes. Nothing is cut off of what it holds."""
-    if train.bits <= 8:
-        return None
-    low, high = value_range(train, range(len(train)))
-    train.listing.notes.append(
-        f"window: {low:g} to {high:g}, the range of the training values; --window LOW HIGH sets another"
-    )
-    return low, high
+    return window
 
 
 def _note_own_windows(train: ImageDataset) -> None:
@@ -430,7 +423,8 @@ def channel_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over training images, in 0..1.
 
-    Up to 512 images, evenly spread over the split; what fills the edges around an image does not count.
+    Up to 512 images (64 volumes), evenly spread over the split; what fills the edges around an image does not
+    count.
 
     Args:
         train: The training images.
@@ -441,7 +435,7 @@ def channel_statistics(
     squares = np.zeros(channels)
     count = 0
     first = None
-    for index in _sample(len(train), SAMPLE):
+    for index in _looked_at(train):
         try:
             pixels = _resized(train.source(index), reading)
         except ImageDecodeError as error:
@@ -501,6 +495,11 @@ def resolve_precision(precision: Precision, accelerator: str) -> Precision:
 def _sample(count: int, most: int) -> list[int]:
     """Up to `most` of `count` positions, evenly spread."""
     return [int(index) for index in np.linspace(0, count - 1, min(count, most)).astype(int)]
+
+
+def _looked_at(train: ImageDataset) -> list[int]:
+    """Positions of the images that window, mean and standard deviation are measured on."""
+    return _sample(len(train), SAMPLE if train.dims != 3 else _VOLUMES)
 
 
 def _pair(size: int | tuple[int, ...]) -> tuple[int, ...]:

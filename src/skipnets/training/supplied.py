@@ -136,6 +136,8 @@ class Supplied:
         """
         if isinstance(self.model, Backbone):
             return self.model.config.dims
+        if config.dims is not None:
+            return config.dims
         if self.model is None and (config.model is None or config.model in REGISTRY):
             dims = config.model_options.get("dims")
             return dims if isinstance(dims, int) else None

@@ -5,6 +5,7 @@ Signals (L,) and volumes (D, H, W) become a `VolumeDataset`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -111,7 +112,8 @@ def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
     if dims != 2:
         sides = "×".join(map(str, stacked.shape[1:-1]))
         layout += f" of {INPUTS[dims]}, {sides}, {counted(stacked.shape[-1], 'channel')}"
-    return (ImageDataset if dims == 2 else VolumeDataset)(
+    of_kind = ImageDataset if dims == 2 else functools.partial(VolumeDataset, axes=dims)
+    return of_kind(
         classes=tuple(order),
         names=names,
         labels=np.array([number[label] for label in labels], dtype=np.int64),

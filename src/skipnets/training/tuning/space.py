@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from skipnets.data.volume_augmentation import AUGMENTATIONS_OF
 from skipnets.errors import UserError, needs_extra
 from skipnets.training.auto import candidates
 from skipnets.training.config import ResolvedConfig, TrainConfig
@@ -51,7 +52,9 @@ def search_space(
         "lr": FloatDistribution(default.lr / _RATES, default.lr * _RATES, log=True),
         "weight_decay": FloatDistribution(1e-6, 1e-1, log=True),
         "batch_size": CategoricalDistribution(_with(default.batch_size, batch_sizes)),
-        "augmentation": CategoricalDistribution(_with(default.augmentation, _AUGMENTATIONS)),
+        "augmentation": CategoricalDistribution(
+            _with(default.augmentation, AUGMENTATIONS_OF.get(default.dims or 2, _AUGMENTATIONS))
+        ),
         **({"model": CategoricalDistribution(networks)} if networks else {}),
     }
     space = {name: choices for name, choices in every.items() if getattr(config, name) is None}

@@ -1,0 +1,216 @@
+"""The way of volumes and signals from a folder to predictions, by the commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from skipnets.classifier import load
+from skipnets.cli import main
+from skipnets.deploy import export_model
+
+SMALL: list[object] = [
+    "--model",
+    "resnet8_w16",
+    "--model-options.block-config",
+    "[1,1]",
+    "--model-options.width",
+    8,
+]
+QUICK = [
+    *SMALL,
+    "--recipe",
+    "scratch",
+    "--ema",
+    0,
+    "--workers",
+    0,
+    "--accelerator",
+    "cpu",
+    "--logger",
+    "csv",
+    "--block-execution",
+    "plain",
+    "--no-channels-last",
+]
+
+
+def write_solids(root: Path, count: int = 48) -> Path:
+    """Bright balls and thin bright rods of 14×16×18 voxels; every third is a compressed NIfTI file."""
+    generator = np.random.default_rng(0)
+    z, y, x = np.mgrid[:14, :16, :18]
+    for number in range(count):
+        label = "rod" if number % 2 else "ball"
+        center = generator.integers(6, 9, 3)
+        squared = (z - center[0]) ** 2, (y - center[1]) ** 2, (x - center[2]) ** 2
+        inside = squared[1] + squared[2] < 4 if number % 2 else sum(squared) < 25
+        volume = (generator.normal(-700, 30, inside.shape) + 800 * inside).astype(np.float32)
+        path = root / label / f"{number:02}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if number % 3:
+            np.save(path, volume)
+        else:  # from the right to the left, from the front to the back, from foot to head
+            turned = np.ascontiguousarray(volume[:, ::-1, ::-1].transpose(2, 1, 0))
+            nibabel.save(nibabel.Nifti1Image(turned, np.eye(4)), path.with_suffix(".nii.gz"))
+    (root / "ball/broken.npy").write_bytes(b"\x93NUMPY")
+    return root
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def solids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_solids(tmp_path_factory.mktemp("solids") / "data")
+
+
+@pytest.fixture(scope="module")
+def trained_solids(solids: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "solids"
+    words = [
+        "train",
+        solids,
+        "--dims",
+        3,
+        "--size",
+        12,
+        "--epochs",
+        4,
+        "--batch-size",
+        8,
+        "--out",
+        out,
+        *QUICK,
+    ]
+    assert main([str(word) for word in words]) == 1  # one file cannot be read
+    return out
+
+
+def test_a_run_on_a_folder_says_what_it_does(trained_solids: Path, solids: Path) -> None:
+    config = (trained_solids / "run.yaml").read_text()
+    assert "dims: 3" in config
+    assert "augmentation: shift" in config
+    assert "fit: stretch" in config
+    classifier = load(trained_solids)
+    assert classifier.preprocessing.size == (12, 12, 12)
+    [(low, high)] = classifier.preprocessing.window  # type: ignore[misc]
+    assert -800 < low < -700
+    assert 100 < high < 200
+    assert [row["path"] for row in rows_of(trained_solids / "skipped.csv")] == ["ball/broken.npy"]
+    assert json.loads((trained_solids / "evaluation.json").read_text())["accuracy"] == 1
+
+
+def test_predictions_and_an_evaluation_of_files(
+    trained_solids: Path, solids: Path, tmp_path: Path, run
+) -> None:
+    result = run("predict", trained_solids, solids, "--output", tmp_path / "predictions.csv")
+    assert result.status == 1
+    assert "broken.npy: " in result.err
+    rows = rows_of(tmp_path / "predictions.csv")
+    assert len(rows) == 49
+    right = [row["label"] == Path(row["path"]).parent.name for row in rows if not row["error"]]
+    assert np.mean(right) > 0.9
+    result = run("evaluate", trained_solids, solids, "--split", "all", "--json")
+    found = json.loads(result.out)
+    assert found["images"] == 48
+    assert found["accuracy"] == pytest.approx(np.mean(right))
+    np.save(tmp_path / "plane.npy", np.zeros((5, 5)))
+    result = run("predict", trained_solids, tmp_path / "plane.npy")
+    assert "must be (D, H, W) of numbers for a volume, or have channels as well, not float64" in result.err
+    result = run("predict", trained_solids, tmp_path)
+    assert result.status == 1
+
+
+def test_a_volume_is_explained_by_three_planes(
+    trained_solids: Path, solids: Path, tmp_path: Path, run
+) -> None:
+    words = ("--output", tmp_path / "seen.png", "--classes", "ball")
+    assert run("explain", trained_solids, solids / "ball/02.npy", *words).status == 0
+    [path] = (tmp_path / "seen").glob("*.npy")
+    found = np.load(path)
+    assert found.shape == (14, 16, 18)
+    with Image.open(path.with_suffix(".png")) as image:
+        assert min(image.size) > 200
+    inside = np.load(solids / "ball/02.npy") > -300
+    assert found[inside].mean() > found[~inside].mean()
+
+
+def test_what_is_of_images_alone_says_so(trained_solids: Path, solids: Path, tmp_path: Path, run) -> None:
+    for words, message in (
+        (
+            ("predict", trained_solids, solids, "--tta", "flip"),
+            "tta=flip: takes models of images, not of volumes",
+        ),
+        (("reuse", trained_solids, "--output", tmp_path / "a.png"), "reuse: takes models of images"),
+        (("audit", solids, "--dims", "3"), "dims=3: an audit looks at images, not at volumes"),
+        (
+            ("shard", solids, "--out", tmp_path / "s", "--dims", "3"),
+            "dims=3: shards hold images; train on the folder",
+        ),
+        (("data", solids, "--dims", "3", "--page", "2"), "page=2: must not be given with --dims=3"),
+        (
+            ("evaluate", trained_solids, solids, "--dims", "1"),
+            "dims=1: must be 3, as the model takes volumes",
+        ),
+        (("train", "digits", "--dims", "3", "--out", tmp_path / "r"), "dims=3: digits holds images"),
+    ):
+        result = run(*words)
+        assert result.status == 2, words
+        assert message in result.err
+        assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_report_a_search_and_exports(trained_solids: Path, solids: Path, tmp_path: Path, run) -> None:
+    assert run("report", trained_solids, "--output", tmp_path / "report.html").status == 0
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/jpeg") > 4
+    (solids / "ball/broken.npy").unlink()
+    sheet = tmp_path / "similar.png"
+    assert run("search", trained_solids, solids, solids / "rod/01.npy", "--output", sheet).status == 0
+    with Image.open(sheet) as image:
+        assert image.width > 1000
+    classifier = load(trained_solids)
+    batch = classifier.preprocess([solids / "rod/01.npy", solids / "ball/00.nii.gz"])
+    for file_format, path in (("onnx", tmp_path / "m.onnx"), ("openvino", tmp_path / "m")):
+        export_model(trained_solids / "model.safetensors", path, file_format=file_format)  # type: ignore[arg-type]
+        np.testing.assert_allclose(load(path).logits(batch), classifier.logits(batch), atol=1e-3)
+    words = ("benchmark", trained_solids, "--seconds", 0, "--batch-size", 1, "--no-compiled", "--no-int8")
+    result = run(*words)
+    assert result.status == 0
+    assert "volumes of 12×12×12" in result.out
+
+
+@pytest.mark.slow
+def test_signals_from_a_manifest_with_groups(tmp_path: Path, run) -> None:
+    generator = np.random.default_rng(0)
+    lines = ["path,label,patient_id"]
+    for number in range(60):
+        wave = np.sin(np.arange(100 + number) / (3 if number % 2 else 9)) + generator.normal(
+            0, 0.2, 100 + number
+        )
+        np.savetxt(tmp_path / f"{number}.csv", wave)
+        lines.append(f"{number}.csv,{'fast' if number % 2 else 'slow'},{number // 4}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    words = ["--dims", 1, "--group-column", "patient_id", "--folds", 2, "--epochs", 8, "--batch-size", 8]
+    result = run("train", tmp_path / "manifest.csv", *words, "--out", tmp_path / "run", *QUICK)
+    assert result.status == 0, result.err
+    classifier = load(tmp_path / "run")
+    [(low, high)] = classifier.preprocessing.window  # type: ignore[misc]
+    assert low < -3.5  # as far again as the percentiles reach: no peak is clipped
+    assert high > 3.5
+    assert classifier.preprocessing.fit == "center"
+    assert classifier.predict(tmp_path / "1.csv")[0].label == "fast"
+    seen = tmp_path / "seen.png"
+    assert run("explain", tmp_path / "run", tmp_path / "1.csv", "--output", seen).status == 0
+    [path] = (tmp_path / "seen").glob("*.npy")
+    assert np.load(path).shape == (101,)
