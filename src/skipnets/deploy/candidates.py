@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -85,6 +86,11 @@ def candidates_for(
     images = None
     if int8:
         images = _noise(classifier) if calibration is None else open_calibration(calibration, classifier)
+    of_task: dict[str, Any] = {}
+    if images is not None and images.multi_label:
+        of_task = {"is_right": judge(classifier)}
+    elif images is not None and images.regression:
+        of_task = {"scales": classifier.scales}
     for name, network, is_baseline in ((label, plain, True), ("skipnets", rewritten, False)):
         if is_baseline:
             graph = plain_onnx(network, classifier)
@@ -108,8 +114,8 @@ def candidates_for(
                 "openvino",
                 Quantization(
                     dataset=images,
-                    max_drop=100.0,
-                    **({"is_right": judge(classifier)} if images.multi_label else {}),
+                    max_drop=math.inf,
+                    **of_task,
                 ),
                 classifier.preprocessing,
                 "float32",
