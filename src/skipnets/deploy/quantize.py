@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import Classifier, sigmoid
+from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.options import DataOptions
@@ -33,6 +33,7 @@ from skipnets.evaluation.intervals import paired_interval
 from skipnets.evaluation.multi_label import all_right
 from skipnets.evaluation.multi_label_evaluation import labels_by_name
 from skipnets.evaluation.regression_evaluation import numbers_by_name
+from skipnets.probabilities import sigmoid
 from skipnets.runtimes.graph_format import IMAGES, LOGITS, ExportFormat
 from skipnets.runtimes.runtime import InputType
 from skipnets.scaling import TargetScale

@@ -75,7 +75,7 @@ from skipnets.training.task import ClassificationTask, Loss
 from skipnets.training.tasks import make_task
 from skipnets.trust import Trust, trusting
 
-# What a model file tells of its epoch, of what the task has; None where it is undefined.
+# What a model file records of its epoch, of what the task has; None where it is undefined.
 _SCORES = (
     *("val_accuracy", "val_balanced_accuracy", "val_average_precision", "val_auroc", "val_mae", "val_r2"),
 )
@@ -666,7 +666,7 @@ def _alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _processes(config: ResolvedConfig) -> dict[str, Any]:
-    """Lightning's `devices` and `num_nodes`: under torchrun, what that was told."""
+    """Lightning's `devices` and `num_nodes`: under torchrun, what that was given."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     if not local:
         return {"devices": config.devices}
