@@ -185,7 +185,8 @@ def test_a_run_mixes_looks_for_its_rate_fits_its_head_and_learns_from_a_teacher(
     )
     teacher.save(tmp_path / "teacher.safetensors")
     path = str(tmp_path / "teacher.safetensors")
-    run: Run = train(dataclasses.replace(settings, teacher=path, weights=path), dataset=images)
+    weights = {"weights": path, "channels": 1} if task == "regression" else {}
+    run: Run = train(dataclasses.replace(settings, teacher=path, **weights), dataset=images)  # type: ignore[arg-type]
     assert run.config.lr != prepared.config.lr
     assert run.rates.exists()
     assert np.isfinite(run.rows[0].train_loss)
