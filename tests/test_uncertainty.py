@@ -19,6 +19,7 @@ from skipnets.uncertainty import (
     OutlierDetector,
     Uncertainty,
     check_share,
+    joint_scores,
     label_scores,
     label_sets,
     outlier_scores,
@@ -311,6 +312,33 @@ def test_intervals_cover_within_a_point_on_average_of_five_times_twenty_splits(c
             low, high = np.moveaxis(prediction_intervals(values[test], scores, coverage, [None, None]), 2, 0)
             covered.append(((low <= numbers[test]) & (numbers[test] <= high)).mean(0))
         assert np.mean(covered, axis=0) == pytest.approx(coverage, abs=0.01)
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.95])
+def test_joint_intervals_hold_all_numbers_of_an_image_at_once(coverage: float) -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(50, 20, (3000, 3))
+    deviations = (1.0, 30.0, 0.2)
+    values = numbers + rng.standard_t(3, (3000, 3)) * deviations
+    missing = rng.random((3000, 3)) < 0.05
+    separate: list[float] = []
+    for repetition in range(5):
+        covered = []
+        for split in range(20):
+            order = np.random.default_rng((repetition, split)).permutation(3000)
+            calibration, test = order[:500], order[500:]
+            residuals = np.where(missing, np.nan, np.abs(values - numbers))[calibration]
+            scores = joint_scores(residuals, deviations)
+            assert scores is not None
+            assert scores[0].images == np.isfinite(residuals).all(1).sum()
+            of_each = [CalibrationScores.of(column[np.isfinite(column)]) for column in residuals.T]
+            for each, found in ((scores, covered), (of_each, separate)):
+                limits = prediction_intervals(values[test], each, coverage, [None] * 3)
+                low, high = np.moveaxis(limits, 2, 0)
+                found.append(((low <= numbers[test]) & (numbers[test] <= high)).all(1).mean())
+        assert np.mean(covered) == pytest.approx(coverage, abs=0.01)
+    assert np.mean(separate) == pytest.approx(coverage**3, abs=0.02)  # the errors are independent
+    assert joint_scores(np.full((4, 3), np.nan), deviations) is None
 
 
 def test_intervals_of_grades_stay_within_them() -> None:

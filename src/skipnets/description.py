@@ -96,6 +96,14 @@ _PROVENANCE: dict[str, tuple[type, ...]] = {
     "thresholds": (dict,),
 }
 _CHECK = {"images": (str,), "count": (int,), "same_labels": (int,), "largest_difference": (int, float)}
+_OF_EACH_TARGET: dict[str, tuple[type, ...]] = {
+    "targets": (str,),
+    "change": (int, float),
+    "share": (int, float),
+    "mae_before": (int, float, type(None)),
+    "mae_after": (int, float, type(None)),
+}
+_AGREEMENT: dict[str, tuple[type, ...]] = {**dict.fromkeys(_OF_EACH_TARGET, (list,)), "count": (int,)}
 _ACCURACY = {"before": (int, float), "after": (int, float), "count": (int,)}
 
 
@@ -260,12 +268,25 @@ def check_export(path: Path, metadata: Mapping[str, Any]) -> None:
     try:
         if export.get("format", "onnx") not in EXPORT_FORMATS:
             raise UserError(f"export.format is {export['format']!r}")
-        _check_types("export", export, {"int8": (bool,), "parameters": (int,), "check": (dict,)})
+        _check_types(
+            "export", export, {"int8": (bool,), "parameters": (int,), "check": (dict,), "tta": (str,)}
+        )
         _check_types("export.check", export.get("check") or {}, _CHECK, all_of_them=True)
         _check_types("export", export, {"accuracy": (dict,)})
         _check_types("export.accuracy", export.get("accuracy") or {}, _ACCURACY, all_of_them=True)
+        _check_types("export", export, {"agreement": (dict,)})
+        _check_agreement(export.get("agreement") or {})
     except (UserError, TypeError) as error:
         raise UserError(f"{path}: damaged metadata ({error})") from error
+
+
+def _check_agreement(agreement: Mapping[str, Any]) -> None:
+    """Check that the entries of a regression's agreement have a number, or none, for each target."""
+    _check_types("export.agreement", agreement, _AGREEMENT, all_of_them=True)
+    for name, allowed in _OF_EACH_TARGET.items() if agreement else ():
+        values = agreement[name]
+        if len(values) != len(agreement["targets"]) or not all(isinstance(each, allowed) for each in values):
+            raise UserError(f"export.agreement.{name} is {_short(values)}, which is of the wrong type")
 
 
 def check_outputs(path: Path, runtime: Runtime, description: Description) -> None:

@@ -47,6 +47,7 @@ __all__ = [
     "OutlierScore",
     "Uncertainty",
     "check_share",
+    "joint_scores",
     "label_scores",
     "label_sets",
     "outlier_scores",
@@ -258,7 +259,7 @@ def prediction_intervals(
     """Intervals that each contain the true number with a given probability.
 
     The probability is over calibration and new images of the same kind together, and for each target by
-    itself. All images have intervals of one width.
+    itself, or for all of an image's at once with `joint_scores`. All images have intervals of one width.
 
     Args:
         values: (N, T) predicted numbers.
@@ -279,6 +280,28 @@ def prediction_intervals(
         if ends is not None:
             limits[:, index] = np.clip(limits[:, index], *ends)
     return limits
+
+
+def joint_scores(
+    residuals: NDArray[np.floating[Any]], deviations: Sequence[float]
+) -> tuple[CalibrationScores, ...] | None:
+    """The scores of `prediction_intervals` that hold all numbers of an image at once with the coverage.
+
+    The score of an image is its largest residual, each in standard deviations of its target, so that targets
+    of any unit have a part in it; times the standard deviation it is the score of each target.
+
+    Args:
+        residuals: (n, T) absolute residuals of calibration images, NaN where a number is unknown.
+        deviations: (T,) standard deviations of the targets.
+
+    Returns:
+        Those of each target, from the images of which all numbers are known; None if there is none.
+    """
+    whole = residuals[np.isfinite(residuals).all(1)]
+    if not len(whole):
+        return None
+    largest = (whole / np.asarray(deviations)).max(1)
+    return tuple(CalibrationScores.of(largest * deviation) for deviation in deviations)
 
 
 def outlier_scores(
@@ -395,7 +418,8 @@ class Uncertainty:
         tta: The test-time augmentation with which everything was computed.
         sets: The scores of prediction sets: one minus the probability of the true class of calibration
             images, or those of `label_scores`; None where there are no sets.
-        intervals: Of a regression, the absolute residuals of calibration images for each target.
+        intervals: Of a regression, the absolute residuals of calibration images for each target, or
+            `joint_scores`.
         outliers: How unusual images are recognized; None where that was not possible.
     """
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -21,8 +21,11 @@ from skipnets.classifier import Classifier, describe, load
 from skipnets.deploy.export import CheckFailedError, Export, export_model
 from skipnets.errors import UserError
 from skipnets.evaluation import MultiLabelEvaluation, RegressionEvaluation, evaluate
+from skipnets.scaling import TargetScale
 from skipnets.training import Run
+from skipnets.uncertainty import CalibrationScores, Uncertainty
 
+OTHER_TASKS = ("multi-label", "regression")
 IMAGES = [some_image((31, 23, 3)), some_image((8, 90, 3), 1), some_image((16, 20), 2)]
 MODULE = sys.modules["skipnets.deploy.export"]
 
@@ -83,6 +86,51 @@ class TestWhatIsWritten:
         probabilities = exported.probabilities(exported.preprocess(IMAGES))
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
         assert (exported.task, exported.thresholds) == ("multi-label", ensemble.thresholds)
+
+    @pytest.mark.parametrize(
+        "file_format", ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in FORMATS[1:])]
+    )
+    @pytest.mark.parametrize(
+        "task", ["single-label", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHER_TASKS)]
+    )
+    def test_mirrored_views_are_averaged_in_the_graph(
+        self, task: Any, file_format: str, tmp_path: Path
+    ) -> None:
+        """As `tta="flip"` does around the network, and for any number and size of images."""
+        single = make_classifier("resnet20")
+        scores = CalibrationScores.of(np.arange(1.0, 10.0))
+        classifier = Classifier.from_model(
+            single.model,
+            classes=single.classes,
+            preprocessing=single.preprocessing,
+            task=task,
+            scales=[TargetScale(mean=2.0, std=3.0)] * 3 if task == "regression" else None,
+        )
+        classifier.uncertainty = Uncertainty(
+            temperature=1.0,
+            tta="flip",
+            **({"intervals": (scores,) * 3} if task == "regression" else {"sets": scores}),  # type: ignore[arg-type]
+        )
+        classifier.tta = "flip"
+        suffix = {"onnx": ".onnx", "openvino": "", "pt2": ".pt2"}[file_format]
+        export = export_model(classifier, tmp_path / f"a{suffix}", file_format=file_format)
+        exported = load(export.path)
+        assert exported.tta == "none"
+        assert describe(export.path)["export"]["tta"] == "flip"
+        exported.predict(IMAGES[:1], coverage=0.5)
+        for count, height in ((1, 16), (3, 24)):
+            pixels = np.random.default_rng(count).integers(0, 256, (count, 3, height, 20), np.uint8)
+            mean, std = (
+                255 * np.array(value, np.float32)[:, None, None]
+                for value in (classifier.preprocessing.mean, classifier.preprocessing.std)
+            )
+            batch = (pixels - mean) / std
+            expected = classifier.logits(batch)
+            np.testing.assert_allclose(exported.logits(pixels), expected, atol=1e-5)
+            np.testing.assert_allclose(exported.embed_batch(pixels), classifier.embed_batch(batch), atol=1e-5)
+            classifier.tta = "none"
+            assert np.abs(classifier.logits(batch) - expected).max() > 1e-3
+            classifier.tta = "flip"
 
     @pytest.mark.parametrize("file_format", FORMATS)
     def test_metadata_equal_those_of_the_model_file(
@@ -473,8 +521,6 @@ def test_numbers_are_the_same_in_an_export_and_in_the_engine(
     assert isinstance(first, RegressionEvaluation)
     assert isinstance(second, RegressionEvaluation)
     np.testing.assert_allclose(first.predicted, second.predicted, atol=1e-4 * first.numbers.std(0).max())
-    with pytest.raises(UserError, match="int8: needs a classifier, whose accuracy shows what it costs"):
-        export_model(number_run.model, tmp_path / "8.onnx", int8=True, calibration=number_run.config.data)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "native"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.helpers.classifiers import make_classifier, make_images, some_image
 
-from skipnets.classifier import Classifier, load
+from skipnets.classifier import Classifier, describe, load
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
 from skipnets.data.splits import read_splits
 from skipnets.deploy.export import export_model
@@ -20,6 +23,7 @@ from skipnets.deploy.quantize import Accuracy, Quantization, judge, open_calibra
 from skipnets.deploy.timing import Timing
 from skipnets.errors import UserError
 from skipnets.evaluation import MultiLabelEvaluation, evaluate
+from skipnets.scaling import TargetScale
 from skipnets.training import Run
 
 MODULE = sys.modules["skipnets.deploy.quantize"]
@@ -158,6 +162,80 @@ def test_calibration_needs_both_splits() -> None:
     dataset = make_images(classifier)
     with pytest.raises(UserError, match='calibration: must have images in the split "val"'):
         open_calibration(dataset.split("train"), classifier)
+
+
+def of_numbers(count: int = 40) -> tuple[Classifier, ImageDataset]:
+    """A regression of two numbers, and images with numbers of which one in four is not known."""
+    network = make_classifier("resnet20")
+    scales = (TargetScale(mean=5.0, std=2.0), TargetScale(mean=-1.0, std=0.1), TargetScale(mean=0.0, std=1.0))
+    classifier = Classifier.from_model(
+        network.model,
+        classes=("age", "dose", "length"),
+        preprocessing=network.preprocessing,
+        task="regression",
+        scales=scales,
+    )
+    images = make_images(network, count)
+    numbers = np.random.default_rng(0).normal(0, 1, (count, 3))
+    numbers[::4, 1] = np.nan
+    shuffled = replace(images, labels=numbers[:, ::-1], classes=("length", "dose", "age"), regression=True)
+    return classifier, shuffled
+
+
+def test_numbers_change_by_less_than_a_share_of_their_spread(tmp_path: Path) -> None:
+    classifier, images = of_numbers()
+    export = export_model(
+        classifier, tmp_path / "m", file_format="openvino", int8=True, calibration=images, max_drop=50
+    )
+    assert export.accuracy is None
+    assert export.int8
+    found = export.agreement
+    assert found is not None
+    exported = load(export.path)
+    assert exported.export is not None
+    assert exported.export["int8"] is True
+    val = images.split("val")
+    sources = [val.source(index) for index in range(len(val))]
+    before, after = (each.values(each.preprocess(sources)) for each in (classifier, exported))
+    changes = np.abs(after - before).mean(0)
+    assert (changes > 0).all()
+    np.testing.assert_allclose(found.change, changes, rtol=1e-3)
+    np.testing.assert_allclose(found.share, changes / [2.0, 0.1, 1.0], rtol=1e-3)
+    numbers = val.labels[:, ::-1]
+    for values, errors in ((before, found.mae_before), (after, found.mae_after)):
+        np.testing.assert_allclose(errors, np.nanmean(np.abs(values - numbers), axis=0), rtol=1e-3)
+    described = describe(export.path)["export"]["agreement"]
+    assert described["share"] == list(found.share)
+    assert export.to_dict()["agreement"]["count"] == found.count == 20
+    fewer = images.select(np.flatnonzero(np.arange(40) != 1))
+    with pytest.raises(UserError, match="has 19 validation images; to judge by how much numbers change it"):
+        export_model(classifier, tmp_path / "n", file_format="openvino", int8=True, calibration=fewer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", ["openvino", "onnx"])
+def test_numbers_that_change_too_much_keep_layers_in_32_bits(
+    file_format: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier, images = of_numbers()
+    monkeypatch.setattr(MODULE, "alternate", timings(fp32=2.0, int8=1.0))
+    model = simplify(classifier.model, classifier.preprocessing, "uint8")
+    graph = onnx_graph(trace(model, classifier.preprocessing.size, "uint8"))
+    graph = openvino_graph(graph) if file_format == "openvino" else graph
+    options = Quantization(dataset=open_calibration(images, classifier), scales=classifier.scales)
+    rough = quantize(graph, file_format, replace(options, max_drop=90), classifier.preprocessing, "uint8")[1]
+    assert not rough.accuracy_aware
+    limit = rough.drop / 2
+    fine = quantize(graph, file_format, replace(options, max_drop=limit), classifier.preprocessing, "uint8")[
+        1
+    ]
+    assert fine.accuracy_aware
+    assert fine.drop <= limit
+    monkeypatch.setattr(MODULE, "measure_agreement", lambda *_, **__: rough)
+    with pytest.raises(
+        UserError, match=r"^int8 was not written: \w+ changes by .*, more than max_drop=1e-05"
+    ):
+        quantize(graph, file_format, replace(options, max_drop=1e-5), classifier.preprocessing, "uint8")
 
 
 def timings(**seconds: float) -> object:

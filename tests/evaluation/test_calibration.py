@@ -390,3 +390,22 @@ def test_numbers_get_intervals_as_wide_as_residuals_on_validation_images(
     assert "intervals of radius mm with coverage 0.8" in str(test)
     with pytest.raises(UserError, match=r"coverage=0\.96: needs at least 24 calibration images"):
         again.predict(val.file(0), coverage=0.96)
+
+
+def test_all_numbers_of_an_image_are_held_at_once_where_that_is_asked_for(number_run: Run) -> None:
+    classifier = load(number_run, runtime="torch", device="cpu")
+    own = open_own_images(classifier)
+    calibration = calibrate(classifier, own, split="val", joint=True)
+    assert calibration.joint
+    assert classifier.provenance["calibration"]["joint"] is True
+    deviations = np.array([scale.std for scale in classifier.scales or ()])
+    val, test = (evaluate(classifier, own, split=split, coverage=0.8) for split in ("val", "test"))
+    # The ⌈19 · 0.8⌉-th smallest of 18 largest residuals, in standard deviations.
+    largest = (np.abs(val.predicted - val.numbers) / deviations).max(1)  # type: ignore[union-attr]
+    widths = np.sort(largest)[15] * deviations
+    low, high = np.moveaxis(test.selective.intervals, 2, 0)  # type: ignore[union-attr, arg-type]
+    np.testing.assert_allclose(high - low, np.broadcast_to(2 * widths, high.shape), rtol=1e-4)
+    inside = (np.abs(test.predicted - test.numbers) <= widths * (1 + 1e-6)).all(1)  # type: ignore[union-attr]
+    told = test.to_dict()["prediction_intervals"]["all"]
+    assert told["measured"] == pytest.approx(inside.mean())
+    assert "all numbers at once with coverage 0.8" in str(test)

@@ -79,10 +79,10 @@ def test_every_runtime_gives_the_same(exported_classifier: Classifier, exports: 
             assert dict(found.ranking) == pytest.approx(dict(wanted.ranking), abs=1e-4)
 
 
-def test_an_export_is_the_network_alone(exported_classifier: Classifier) -> None:
+def test_a_graph_holds_no_views_but_the_mirrored(exported_classifier: Classifier) -> None:
     assert exported_classifier.path is not None
-    classifier = load(exported_classifier.path, runtime="torch", device="cpu", tta="flip")
-    with pytest.raises(UserError, match="tta=flip: must be none: an export is the network alone"):
+    classifier = load(exported_classifier.path, runtime="torch", device="cpu", tta="flip-crops")
+    with pytest.raises(UserError, match="tta=flip-crops: must be none or flip, the views that fit"):
         export_model(classifier)
 
 

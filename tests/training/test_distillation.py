@@ -16,7 +16,7 @@ from skipnets.errors import UserError
 from skipnets.models.factory import create_model
 from skipnets.scaling import TargetScale
 from skipnets.training import TrainConfig, train
-from skipnets.training.distillation import Teacher, divergence
+from skipnets.training.distillation import Teacher, divergence, label_divergence
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -37,7 +37,7 @@ def test_a_teacher_sees_its_own_normalization_and_speaks_in_the_network_s_order(
     image = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
     batch = torch.from_numpy(ours.batch([ours.open(image)]))
     expected = classifier.logits(classifier.preprocess([image]))[:, ::-1]
-    np.testing.assert_allclose(teacher.logits(batch).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(teacher.outputs(batch).numpy(), expected, atol=1e-5)
     logits = torch.tensor([[0.1, 0.2, 0.3]], requires_grad=True)
     loss = teacher.blended(torch.tensor(2.0), batch, logits)
     kl = divergence(logits, torch.from_numpy(expected.copy()), 4)
@@ -52,7 +52,7 @@ def test_an_ensemble_teaches_its_mean_probabilities_at_its_own_size() -> None:
     ours = Preprocessing(size=(32, 40))
     teacher = Teacher(ensemble, classes=CLASSES, preprocessing=ours, temperature=1, share=1)
     batch = torch.zeros(2, 3, 32, 40)
-    got = teacher.logits(batch).softmax(1).numpy()
+    got = teacher.outputs(batch).softmax(1).numpy()
     expected = ensemble.probabilities(np.zeros((2, 3, 16, 20), np.float32))
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
@@ -83,6 +83,73 @@ def test_a_teacher_of_another_task_is_refused(task: Any) -> None:
         Teacher(classifier, classes=CLASSES, preprocessing=classifier.preprocessing, temperature=1, share=1)
 
 
+def test_the_divergence_of_labels_is_the_closed_form() -> None:
+    generator = np.random.default_rng(0)
+    logits, teacher, t = generator.normal(0, 3, (4, 3)), generator.normal(0, 3, (4, 3)), 2.5
+    p, q = (1 / (1 + np.exp(-each / t)) for each in (teacher, logits))
+    expected = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
+    assert float(label_divergence(torch.tensor(logits), torch.tensor(teacher), t)) == pytest.approx(
+        expected, rel=1e-5
+    )
+    extreme = torch.tensor([[200.0, -200.0]])
+    assert float(label_divergence(extreme, -extreme, 1)) == pytest.approx(200)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_a_teacher_of_labels_or_numbers_speaks_in_the_network_s_order(task: Any, members: int) -> None:
+    """Numbers also in the network's scales, which are of other training images."""
+    its = [TargetScale(mean=float(index), std=1.0 + index) for index in range(3)]
+    networks = [make_classifier() for _ in range(members)]
+    for tensor in networks[-1].model.parameters():
+        tensor.data.mul_(1.2)
+    singles = [
+        Classifier.from_model(
+            made.model,
+            classes=CLASSES,
+            preprocessing=Preprocessing(size=(16, 20)),
+            task=task,
+            scales=its if task == "regression" else None,
+        )
+        for made in networks
+    ]
+    classifier = singles[0] if members == 1 else Classifier.from_members(singles)
+    ours = [TargetScale(mean=-1.0, std=2.0), TargetScale(mean=3.0, std=0.5), TargetScale(mean=0.0, std=4.0)]
+    teacher = Teacher(
+        classifier,
+        classes=CLASSES[::-1],
+        preprocessing=classifier.preprocessing,
+        temperature=2,
+        share=0.25,
+        task=task,
+        scales=ours if task == "regression" else None,
+    )
+    batch = np.random.default_rng(0).normal(0, 1, (4, 3, 16, 20)).astype(np.float32)
+    images, outputs = torch.from_numpy(batch), torch.randn(4, 3)
+    if task == "multi-label":
+        expected = torch.from_numpy(classifier.logits(batch)[:, ::-1].copy())
+        loss = teacher.blended(torch.tensor(2.0), images, outputs)
+        taught = 4 * label_divergence(outputs, expected, 2)
+    else:
+        values = classifier.values(batch)[:, ::-1]
+        expected = torch.from_numpy((values - [-1.0, 3.0, 0.0]) / [2.0, 0.5, 4.0]).float()
+        loss = teacher.blended(torch.tensor(2.0), images, outputs, torch.nn.functional.l1_loss)
+        taught = (outputs - expected).abs().mean()
+    torch.testing.assert_close(teacher.outputs(images), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(loss, 0.75 * 2.0 + 0.25 * taught, atol=1e-4, rtol=1e-4)
+    with pytest.raises(
+        UserError, match=rf"must have the {'labels' if task == 'multi-label' else 'targets'} of"
+    ):
+        Teacher(
+            classifier,
+            classes=("a",),
+            preprocessing=classifier.preprocessing,
+            temperature=1,
+            share=1,
+            task=task,
+        )
+
+
 def test_a_run_learns_from_a_teacher(
     tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +167,7 @@ def test_a_run_learns_from_a_teacher(
     def recorded(
         self: Teacher, loss: torch.Tensor, images: torch.Tensor, logits: torch.Tensor
     ) -> torch.Tensor:
-        value = 16 * divergence(logits, self.logits(images), 4)
+        value = 16 * divergence(logits, self.outputs(images), 4)
         losses.append((float(value.detach()), len(images)))
         return blended(self, loss, images, logits)
 

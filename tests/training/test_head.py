@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from skipnets.data.sources import open_dataset
 from skipnets.models.factory import create_model
 from skipnets.training import TrainConfig
-from skipnets.training.head import fit_head, fit_head_to
+from skipnets.training.head import fit_head, fit_head_to, fit_labels, fit_numbers
 from skipnets.training.prepare import prepare
 from skipnets.training.task import ClassificationTask
 
@@ -50,3 +51,37 @@ def test_a_run_fits_its_head_to_the_training_images(tiny: MakeConfig) -> None:
     with torch.no_grad():
         right = task.model.eval()(images).argmax(1) == torch.from_numpy(train.labels)
     assert right.float().mean() > 0.9
+
+
+def some_features() -> torch.Tensor:
+    torch.manual_seed(0)
+    features = torch.randn(80, 5)
+    return (features - features.mean(0)) / features.std(0)
+
+
+def test_each_label_has_the_logistic_regression_of_the_images_of_which_it_is_known() -> None:
+    features = some_features()
+    labels = (features[:, :3] + torch.randn(80, 3) > 0.4).float()
+    labels = torch.cat([labels, torch.ones(80, 1)], 1)  # the last one is of every image
+    labels[::7, 0] = labels[:30, 1] = float("nan")
+    weight, bias = fit_labels(features, labels, 4)
+    assert (weight[3].abs().max(), bias[3]) == (0, 0)
+    for index in range(3):
+        of = torch.isfinite(labels[:, index])
+        x, y = features[of].numpy(), labels[of, index].numpy()
+        expected = LogisticRegression(C=1 / (2 * 1e-3 * len(y)), tol=1e-8, max_iter=1000).fit(x, y)
+        found = torch.sigmoid(features @ weight[index] + bias[index])
+        probabilities = torch.from_numpy(expected.predict_proba(features.numpy())[:, 1]).float()
+        torch.testing.assert_close(found, probabilities, atol=2e-3, rtol=0)
+
+
+def test_each_target_has_the_ridge_regression_of_the_images_of_which_it_is_known() -> None:
+    features = some_features()
+    targets = features[:, :2] @ torch.randn(2, 2) + 0.3 * torch.randn(80, 2) + 1
+    targets[5:40, 1] = float("nan")
+    weight, bias = fit_numbers(features, targets, 2)
+    for index in range(2):
+        of = torch.isfinite(targets[:, index])
+        expected = Ridge(alpha=1e-3 * int(of.sum())).fit(features[of].double(), targets[of, index].double())
+        torch.testing.assert_close(weight[index], torch.from_numpy(expected.coef_).float())
+        assert float(bias[index]) == pytest.approx(expected.intercept_, rel=1e-5)

@@ -171,8 +171,6 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mixup": 0.2}, "mixup=0.2: not yet with several labels"),
-        ({"fit_head": True}, "fit_head=True: not yet"),
         ({"imbalance": "balanced-sampling"}, "weighted-loss weighs"),
         ({"best_by": "accuracy"}, "must be one of average-precision, auroc, loss"),
         ({"threshold": "2"}, "threshold=2: must be"),

@@ -16,6 +16,7 @@ from skipnets.errors import UserError
 from skipnets.training import TrainConfig, rate_finder, train
 from skipnets.training.prepare import class_weights, prepare
 from skipnets.training.rate_finder import HIGHEST, LOWEST, find_rate, steepest
+from skipnets.training.task import ClassificationTask
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -64,16 +65,17 @@ def test_the_loss_of_the_search_is_that_of_the_training(
     dataset = find_dataset(tiny().data)
     dataset = dataset.select(np.flatnonzero((dataset.labels != 0) | (dataset.splits != "train"))[:40])
     config = tiny(imbalance="weighted-loss", recipe="scratch", block_execution="plain", channels_last=False)
-    given: list[torch.Tensor | None] = []
+    given: list[Any] = []
+    made = rate_finder.make_task
 
-    class Task(rate_finder._RateTask):
-        def __init__(self, model: Any, config: Any, weights: torch.Tensor | None = None, **more: Any) -> None:
-            given.append(weights)
-            super().__init__(model, config, weights, **more)
+    def make_task(*arguments: Any) -> ClassificationTask:
+        given.append(made(*arguments))
+        return given[-1]
 
-    monkeypatch.setattr(rate_finder, "_RateTask", Task)
+    monkeypatch.setattr(rate_finder, "make_task", make_task)
     find_rate(prepare(config, dataset), dataset)
-    (weights,) = given
+    (task,) = given
+    weights = task.loss.weight
     assert weights is not None
     labels = dataset.split("train").labels
     np.testing.assert_allclose(weights, class_weights(labels, len(dataset.classes)))

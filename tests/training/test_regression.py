@@ -187,13 +187,11 @@ def test_a_complete_run_is_extended(number_run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mixup": 0.2}, "mixup=0.2: not yet with numbers to predict"),
-        ({"fit_head": True}, "fit_head=True: not yet"),
-        ({"find_lr": True}, "find_lr=True: not yet"),
-        ({"teacher": "runs/a"}, "teacher=runs/a: not yet"),
-        ({"imbalance": "weighted-loss"}, "imbalance=weighted-loss: not yet"),
-        ({"label_smoothing": 0.1}, "label_smoothing=0.1: not yet"),
-        ({"threshold": "f1"}, "threshold=f1: not yet"),
+        ({"cutmix": 0.2}, "cutmix=0.2: must be 0 with numbers to predict, .* mixup mixes whole images"),
+        ({"teacher": "runs/a", "teacher_temperature": 2.0}, "teacher_temperature=2: must be left out"),
+        ({"imbalance": "weighted-loss"}, "imbalance=weighted-loss: must be left out with numbers"),
+        ({"label_smoothing": 0.1}, "label_smoothing=0.1: must be left out with numbers"),
+        ({"threshold": "f1"}, "threshold=f1: must be left out with numbers"),
         ({"best_by": "accuracy"}, "best_by=accuracy: must be one of loss, mae, r2"),
         ({"loss": "focal"}, "loss=focal: must be one of l1, l2, huber"),
         ({"task": "multi-label"}, "task=multi-label: disks has numbers to predict"),

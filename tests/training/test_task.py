@@ -18,7 +18,7 @@ from skipnets.errors import UserError
 from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import TrainConfig, train
 from skipnets.training.prepare import prepare
-from skipnets.training.task import ClassificationTask, make_mix
+from skipnets.training.task import ClassificationTask
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -80,21 +80,6 @@ def test_a_step_and_a_validation_are_plain_pytorch_s(tiny: MakeConfig, monkeypat
     assert logged["val_accuracy"].item() == pytest.approx(accuracy_score(labels, predicted))
     assert logged["val_balanced_accuracy"].item() == pytest.approx(balanced_accuracy_score(labels, predicted))
     torch.testing.assert_close(logged["val_loss"], nn.functional.cross_entropy(logits, labels))
-
-
-@pytest.mark.parametrize(
-    ("alphas", "kind"),
-    [((0, 0), None), ((0.2, 0), v2.MixUp), ((0, 1.0), v2.CutMix), ((0.2, 1.0), v2.RandomChoice)],
-)
-def test_what_mixes(alphas: tuple[float, float], kind: type | None) -> None:
-    mix = make_mix(3, mixup=alphas[0], cutmix=alphas[1])
-    if kind is None:
-        assert mix is None
-        return
-    assert type(mix) is kind
-    images, targets = mix(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]))
-    assert (images.shape, targets.shape) == ((6, 3, 8, 8), (6, 3))
-    torch.testing.assert_close(targets.sum(1), torch.ones(6))
 
 
 def test_more_frozen_stages_than_there_are(tiny: MakeConfig) -> None:

@@ -24,6 +24,7 @@ def calibrate(
     split: str | None = None,
     json: bool = False,
     tta: str = "none",
+    joint: bool = False,
     batch_size: int = 64,
     download: bool = False,
     device: str = "auto",
@@ -51,6 +52,8 @@ def calibrate(
         json: Print the temperature, the metrics and the written file as JSON.
         tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
             flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
+        joint: Let the intervals of several numbers hold all of an image's at once with the coverage. Default:
+            each holds its own, which takes narrower ones.
         batch_size: Images per forward pass.
         download: Allow downloading a named dataset.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -73,6 +76,7 @@ def calibrate(
             workers=workers,
             download=download,
             options=options,
+            joint=joint,
             progress=report,
         )
     classifier.save(classifier.path)
@@ -104,7 +108,8 @@ def calibrate(
         if calibration.highest_coverage is not None:
             highest = math.floor(1e4 * calibration.highest_coverage) / 1e4  # no more than there is
             kind = "sets" if calibration.nll_before is not None else "intervals"
-            rows[f"prediction {kind}"] = f"for a coverage of up to {highest:.2%}"
+            at_once = " of all numbers at once" if calibration.joint else ""
+            rows[f"prediction {kind}"] = f"for a coverage of up to {highest:.2%}{at_once}"
         if calibration.outlier_score is not None:
             score = f"{calibration.outlier_score} (AUROC against altered images: {aurocs})"
             rows["score for outliers"] = score

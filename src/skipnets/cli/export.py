@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from skipnets.classifier import load
 from skipnets.cli.output import check_outputs, print_json, print_tables
 from skipnets.description import COMPARED
 from skipnets.errors import UserError
@@ -24,7 +26,8 @@ def export(
     tolerance: float = 1e-4,
     int8: bool = False,
     calibration: str | None = None,
-    max_drop: float = 0.5,
+    max_drop: float | None = None,
+    tta: str = "none",
     json: bool = False,
 ) -> None:
     """Export a classifier as a graph for other runtimes; the file is verified before it appears.
@@ -46,19 +49,24 @@ def export(
             of --calibration, else the run's validation images, else generated images.
         tolerance: Maximum difference between a probability and PyTorch's (not with --int8).
         int8: Quantize weights and activations to 8 bits.
-        calibration: Labeled images of the same classes, for quantization and to measure its accuracy.
+        calibration: Labeled images of the same classes or targets, for quantization and to measure its
+            accuracy.
         max_drop: Maximum drop in accuracy by --int8, in percentage points; the fewer, the more validation
             images it takes to judge (200 for half a point). With several labels an image, accuracy is the
-            share of images all of whose labels are right.
+            share of images all of whose labels are right. Of numbers, the maximum mean change in percent of a
+            target's standard deviation. Default: 0.5; of numbers 5.
+        tta: Test-time augmentation inside the graph: none, or flip, which averages the probabilities of each
+            image and its mirror image.
         json: Print the result as JSON.
     """
     check_outputs(output)
+    from skipnets.deploy.agreement import agreement_rows
     from skipnets.deploy.export import export_model
 
     if calibration is not None and not int8:
         raise UserError("calibration: needs --int8; to verify on these images, use --check")
     result = export_model(
-        model,
+        model if tta == "none" else load(model, runtime="torch", device="cpu", tta=tta),
         output,
         file_format=format,
         input_type=input,
@@ -74,7 +82,8 @@ def export(
     compared, terms = result.check, COMPARED[result.task]
     rows = {
         "written": str(result.path),
-        "format": f"{result.file_format}, {'int8' if result.accuracy else 'fp32'}, takes {result.input_type}",
+        "format": f"{result.file_format}, {'int8' if result.int8 else 'fp32'}, takes {result.input_type}",
+        **({} if tta == "none" else {"views of an image": tta}),
         "checked on": f"{compared.count} images ({compared.images})",
         "largest difference": f"{compared.largest_difference:.1e} of a {terms.unit}, against PyTorch",
         f"same {terms.answer}": f"{compared.same_labels} of {compared.count}",
@@ -82,6 +91,9 @@ def export(
     if result.accuracy is not None:
         kept = " (some layers kept 32 bits)" if result.accuracy.accuracy_aware else ""
         rows[terms.accuracy] = f"{result.accuracy}{kept}"
+    if result.agreement is not None:
+        kept = " (some layers kept 32 bits)" if result.agreement.accuracy_aware else ""
+        rows |= {name: f"{row}{kept}" for name, row in agreement_rows(asdict(result.agreement)).items()}
     for name, seconds in (result.seconds or {}).items():
         rows[f"{name}, one image"] = f"{1000 * seconds:.1f} ms"
     print_tables([properties_table(rows)])

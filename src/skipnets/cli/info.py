@@ -89,7 +89,8 @@ def _export(export: dict[str, Any] | None, task: Task) -> dict[str, str]:
     if export is None:
         return {}
     precision = "int8" if export.get("int8") else "fp32"
-    rows = {"export": f"{export.get('format')}, {precision}, takes {export['input']}"}
+    views = f", averages views ({export['tta']})" if export.get("tta") else ""
+    rows = {"export": f"{export.get('format')}, {precision}, takes {export['input']}{views}"}
     if check := export.get("check"):
         rows["checked on"] = (
             f"{check['count']} images ({check['images']}): same {COMPARED[task].answer} "
@@ -105,6 +106,10 @@ def _export(export: dict[str, Any] | None, task: Task) -> dict[str, str]:
         if "drop_interval" in accuracy:  # not in exports of earlier versions
             low, high = accuracy["drop_interval"]
             rows[name] += f"; 95% interval of the drop {low:.2f} to {high:.2f} points"
+    if agreement := export.get("agreement"):
+        from skipnets.deploy.agreement import agreement_rows
+
+        rows |= agreement_rows(agreement)
     return rows
 
 

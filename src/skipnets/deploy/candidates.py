@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -108,6 +109,11 @@ def candidates_for(
             (label, plain_onnx(plain, classifier), True),
             ("skipnets", onnx_graph(trace(rewritten, size, "float32")), False),
         ]
+    of_task: dict[str, Any] = {}
+    if images is not None and images.multi_label:
+        of_task = {"is_right": judge(classifier)}
+    elif images is not None and images.regression:
+        of_task = {"scales": classifier.scales}
     for name, graph, is_baseline in graphs:
         candidates += [
             Candidate(
@@ -127,8 +133,8 @@ def candidates_for(
                 "openvino",
                 Quantization(
                     dataset=images,
-                    max_drop=100.0,
-                    **({"is_right": judge(classifier)} if images.multi_label else {}),
+                    max_drop=math.inf,
+                    **of_task,
                 ),
                 classifier.preprocessing,
                 "float32",

@@ -20,6 +20,7 @@ import torch
 
 from skipnets.classifier import Classifier, as_classifier, load
 from skipnets.data.dataset import ImageDataset
+from skipnets.deploy.agreement import Agreement
 from skipnets.deploy.graph import (
     onnx_graph,
     openvino_graph,
@@ -27,6 +28,7 @@ from skipnets.deploy.graph import (
     simplify,
     trace,
     trace_ensemble,
+    trace_mirrored,
     write_graph,
 )
 from skipnets.deploy.own_network import portable, trace_own
@@ -63,7 +65,8 @@ class Export:
         file_format: "onnx", "openvino" or "pt2".
         input_type: Input of the graph: "uint8" pixels or "float32" preprocessed images.
         check: Result of the comparison with PyTorch.
-        accuracy: Accuracy before and after quantization; None without.
+        accuracy: Accuracy before and after quantization; None without, or of a regression.
+        agreement: Of a regression, by how much quantization changes its numbers; None without.
         seconds: Time for one image of each candidate that `"auto"` measured on this machine.
         task: The model's.
     """
@@ -73,8 +76,14 @@ class Export:
     input_type: InputType
     check: Check
     accuracy: Accuracy | None = None
+    agreement: Agreement | None = None
     seconds: dict[str, float] | None = None
     task: Task = "single-label"
+
+    @property
+    def int8(self) -> bool:
+        """Whether it computes in 8 bits."""
+        return self.accuracy is not None or self.agreement is not None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON."""
@@ -82,9 +91,10 @@ class Export:
             "path": str(self.path),
             "format": self.file_format,
             "input": self.input_type,
-            "int8": self.accuracy is not None,
+            "int8": self.int8,
             "check": asdict(self.check),
             "accuracy": None if self.accuracy is None else asdict(self.accuracy),
+            **({} if self.agreement is None else {"agreement": asdict(self.agreement)}),
             "seconds": self.seconds,
         }
 
@@ -99,14 +109,16 @@ def export_model(
     tolerance: float = TOLERANCE,
     int8: bool = False,
     calibration: str | os.PathLike[str] | ImageDataset | None = None,
-    max_drop: float = 0.5,
+    max_drop: float | None = None,
 ) -> Export:
     """Export a classifier as a graph that runs without this package, verified before the file appears.
 
     The graph takes any number of images of any size that the architecture allows, and outputs "logits" (N, K)
     and "features" (N, num_features); that of an ensemble holds all its networks, and its logits are the
-    logarithms of their mean probabilities. It carries the metadata from which `skipnets.load` creates a
-    classifier. Of a network that is no part of this package, images have the size of the preprocessing.
+    logarithms of their mean probabilities. Of a classifier that was loaded with `tta="flip"`, it sees the
+    mirror image of each image as well, and averages likewise. It carries the metadata from which
+    `skipnets.load` creates a classifier. Of a network that is no part of this package, images have the size
+    of the preprocessing.
 
     Args:
         model: A model file, a run folder, or a classifier that runs in torch.
@@ -123,9 +135,11 @@ def export_model(
         int8: Quantize weights and activations to 8 bits.
         calibration: Labeled images of the classifier's classes: the training split for quantization ranges,
             the validation split for accuracy; of several labels an image, the share of images all of whose
-            known labels are right at their thresholds.
-        max_drop: Maximum drop in accuracy by int8, in percentage points. It takes at least 100 / max_drop
-            validation images to judge, 200 for half a point or less.
+            known labels are right at their thresholds. Of a regression, images with its targets.
+        max_drop: Maximum drop in accuracy by int8, in percentage points (default: 0.5). It takes at least 100
+            / max_drop validation images to judge, 200 for half a point or less. Of a regression, the maximum
+            mean change of a prediction, in percent of its target's standard deviation in the training images
+            (default: 5); that takes 20 images.
 
     Raises:
         CheckFailedError: If the export's outputs differ; it is deleted.
@@ -156,7 +170,9 @@ def export_model(
         assert calibration is not None
         classifier.preprocessing.require_images("int8")
         dataset = open_calibration(calibration, classifier)
-        quantization = Quantization(dataset=dataset, max_drop=max_drop, is_right=judge(classifier))
+        quantization = Quantization(
+            dataset=dataset, max_drop=max_drop, is_right=judge(classifier), scales=classifier.scales
+        )
     exporter = Exporter(
         classifier=classifier,
         input_type=input_type,
@@ -186,25 +202,30 @@ class Exporter:
         self.check = check
         self.tolerance = tolerance
         self.quantization = quantization
+        self.mirrored = classifier.tta == "flip"
         self.models = [member.model for member in classifier.members]
         self.program = self._trace()
         self._onnx: Any = None
 
     def write(self, path: Path, file_format: ExportFormat, *, int8: bool | None = None) -> Export:
         """Write and verify a graph, record the result in it, and then rename it to its final path."""
-        graph, accuracy = self._graph(file_format), None
+        graph, cost = self._graph(file_format), None
         if self.quantization is not None and int8 is not False:
-            graph, accuracy = quantize(
+            graph, cost = quantize(
                 graph, file_format, self.quantization, self.classifier.preprocessing, self.input_type
             )
         export: dict[str, Any] = {
             "format": file_format,
             "input": self.input_type,
-            "int8": accuracy is not None,
+            "int8": cost is not None,
             "parameters": sum(parameter.numel() for model in self.models for parameter in model.parameters()),
         }
-        if accuracy is not None:
-            export["accuracy"] = asdict(accuracy)
+        if self.mirrored:
+            export["tta"] = self.classifier.tta
+        accuracy = cost if isinstance(cost, Accuracy) else None
+        agreement = cost if isinstance(cost, Agreement) else None
+        if cost is not None:
+            export["accuracy" if agreement is None else "agreement"] = asdict(cost)
         with atomic_path(path) as temporary:
             write_graph(graph, file_format, temporary, self._metadata(export))
             try:
@@ -213,7 +234,7 @@ class Exporter:
                 reason = str(error).replace(str(temporary), "it")
                 raise CheckFailedError(f"{path} was not written: {reason}") from error
             check = self.check.compare(self.classifier, exported)
-            if accuracy is None and not check.largest_difference <= self.tolerance:
+            if cost is None and not check.largest_difference <= self.tolerance:
                 raise CheckFailedError(
                     f"{path} was not written: a {COMPARED[self.classifier.task].differing} differs by "
                     f"{check.largest_difference:.1e} from PyTorch's on {check.images}; tolerance is "
@@ -227,6 +248,7 @@ class Exporter:
             input_type=self.input_type,
             check=check,
             accuracy=accuracy,
+            agreement=agreement,
             task=self.classifier.task,
         )
 
@@ -241,14 +263,21 @@ class Exporter:
         preprocessing, task = self.classifier.preprocessing, self.classifier.task
         own = [model for model in self.models if isinstance(model, CustomModel)]
         if own:
-            return trace_own(own, preprocessing, self.input_type, task=task)
+            return trace_own(own, preprocessing, self.input_type, task=task, mirrored=self.mirrored)
         simplified = [simplify(model, preprocessing, self.input_type) for model in self.models]
+        if self.mirrored:
+            return trace_mirrored(simplified, preprocessing.size, self.input_type, task=task)
         if len(simplified) == 1:
             return trace(simplified[0], preprocessing.size, self.input_type)
         return trace_ensemble(simplified, preprocessing.size, self.input_type, task=task)
 
     def _metadata(self, export: dict[str, Any]) -> str:
-        return metadata_text({**self.classifier.metadata(), "export": export})
+        metadata = self.classifier.metadata()
+        uncertainty = metadata.pop("uncertainty", None) if self.mirrored else None
+        if uncertainty is not None and uncertainty["tta"] == self.classifier.tta:
+            # The views are the graph's own; none are around it.
+            metadata["uncertainty"] = {**uncertainty, "tta": "none"}
+        return metadata_text({**metadata, "export": export})
 
 
 def _write_fastest(exporter: Exporter, final: Path) -> Export:
@@ -300,7 +329,13 @@ def _time_one_image(paths: dict[str, Path]) -> dict[str, float]:
 
 
 def _check_options(
-    file_format: str, input_type: str, *, tolerance: float, int8: bool, calibration: object, max_drop: float
+    file_format: str,
+    input_type: str,
+    *,
+    tolerance: float,
+    int8: bool,
+    calibration: object,
+    max_drop: float | None,
 ) -> None:
     if file_format not in FORMATS:
         raise UserError(
@@ -314,7 +349,7 @@ def _check_options(
         raise UserError("format=pt2: must be onnx or openvino for int8")
     if not tolerance >= 0:
         raise UserError(f"tolerance={tolerance}: must be at least 0")
-    if not max_drop >= 0:
+    if max_drop is not None and not max_drop >= 0:
         raise UserError(f"max_drop={max_drop}: must be 0 or more percentage points")
 
 
@@ -325,10 +360,15 @@ def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
     classifier = as_classifier(model, runtime="torch", device="cpu")
     if classifier.export is not None:
         raise UserError(f"{classifier.path} is an export: export the model file that it was made from")
-    if classifier.tta != "none":
+    if classifier.tta not in ("none", "flip"):
         raise UserError(
-            f"tta={classifier.tta}: must be none: an export is the network alone; predict, evaluate and "
-            "serve take it with tta"
+            f"tta={classifier.tta}: must be none or flip, the views that fit into a graph; predict, evaluate "
+            "and serve take the others around it"
+        )
+    if classifier.tta == "flip" and classifier.uncertainty and classifier.uncertainty.tta != "flip":
+        logger.warning(
+            "tta=flip: the model was calibrated without, so the export has no prediction sets and outliers; "
+            "skipnets calibrate --tta flip before"
         )
     if not classifier.classes:
         raise UserError(f"{classifier.path or 'this classifier'} has no classes to predict")

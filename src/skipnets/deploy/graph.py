@@ -39,12 +39,14 @@ from skipnets.runtimes.runtime import InputType
 
 __all__ = [
     "DeployedEnsemble",
+    "DeployedMirrored",
     "onnx_graph",
     "openvino_graph",
     "require_libraries",
     "simplify",
     "trace",
     "trace_ensemble",
+    "trace_mirrored",
     "write_graph",
 ]
 
@@ -89,6 +91,25 @@ class DeployedEnsemble(nn.Module):
         """(N, C, H, W) → logits (N, classes) and all features (N, E * num_features), if there are any."""
         logits, *features = zip(*(member(images) for member in self.members), strict=True)
         return self.average(logits), *(torch.cat(each, 1) for each in features)
+
+
+class DeployedMirrored(nn.Module):
+    """A network that sees each image and its mirror image, as `skipnets.runtimes.views` does for "flip".
+
+    Args:
+        network: Returns logits and features, or logits alone.
+        task: What its outputs are.
+    """
+
+    def __init__(self, network: nn.Module, *, task: Task) -> None:
+        super().__init__()
+        self.network = network
+        self.average = _AVERAGES[task]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, C, H, W) → logits (N, classes) and features (N, F), if there are any."""
+        logits, *features = zip(self.network(images), self.network(images.flip(-1)), strict=True)
+        return self.average(logits), *(torch.stack(each).mean(0) for each in features)
 
 
 def _mean_logits(logits: Sequence[Tensor]) -> Tensor:
@@ -146,6 +167,22 @@ def trace_ensemble(
     """
     ensemble = DeployedEnsemble([_Deployed(model) for model in models], task=task)
     return _trace(ensemble, models[0], size, input_type)
+
+
+def trace_mirrored(
+    models: Sequence[Backbone[Any]], size: Sequence[int], input_type: InputType, *, task: Task
+) -> torch.export.ExportedProgram:
+    """Trace a network, or an ensemble, as a graph that also sees the mirror image of each image.
+
+    Args:
+        models: From `simplify`.
+        size: Usual height and width of the images.
+        input_type: Input type of the graph.
+        task: What the networks' outputs are.
+    """
+    members = [_Deployed(model) for model in models]
+    network = members[0] if len(members) == 1 else DeployedEnsemble(members, task=task)
+    return _trace(DeployedMirrored(network, task=task), models[0], size, input_type)
 
 
 def _trace(

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.deploy.graph import DeployedEnsemble
+from skipnets.deploy.graph import DeployedEnsemble, DeployedMirrored
 from skipnets.description import Task
 from skipnets.errors import UserError, one_line
 from skipnets.models.custom_model import CustomModel, NoEmbeddingError, logits_and_head_input
@@ -88,6 +88,7 @@ def trace_own(
     input_type: InputType,
     *,
     task: Task = "single-label",
+    mirrored: bool = False,
 ) -> ExportedProgram:
     """Trace networks for any number of images of the preprocessing's size.
 
@@ -96,6 +97,7 @@ def trace_own(
         preprocessing: How an image becomes their input.
         input_type: Input type of the graph.
         task: What the networks' outputs are.
+        mirrored: Whether the graph also sees the mirror image of each image.
 
     Raises:
         UserError: If torch.export cannot.
@@ -105,6 +107,8 @@ def trace_own(
     try:
         members = [_with_features(model, shape) for model in models]
         deployed: nn.Module = members[0] if len(members) == 1 else DeployedEnsemble(members, task=task)
+        if mirrored:
+            deployed = DeployedMirrored(deployed, task=task)
         if input_type == "uint8":
             deployed = _Normalized(deployed, preprocessing.mean, preprocessing.std)
         settings: Any = importlib.import_module("torch.fx.experimental._config")

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,21 +25,27 @@ from skipnets.data.loading import evaluation_batches
 from skipnets.data.options import DataOptions
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import open_dataset
+from skipnets.deploy.agreement import Agreement, changes, measure_agreement
 from skipnets.deploy.timing import alternate
 from skipnets.errors import UserError, listed, naming, needs_extra
 from skipnets.evaluation.evaluating import open_if_own
 from skipnets.evaluation.intervals import paired_interval
 from skipnets.evaluation.multi_label import all_right
 from skipnets.evaluation.multi_label_evaluation import labels_by_name
+from skipnets.evaluation.regression_evaluation import numbers_by_name
 from skipnets.probabilities import sigmoid
 from skipnets.runtimes.graph_format import IMAGES, LOGITS, ExportFormat
 from skipnets.runtimes.runtime import InputType
+from skipnets.scaling import TargetScale
 
 __all__ = ["Accuracy", "Quantization", "judge", "open_calibration", "quantize"]
 
 logger = logging.getLogger("skipnets")
 
 CALIBRATION_IMAGES = 300
+_MAX_DROP = 0.5  # percentage points
+_MAX_CHANGE = 5.0  # percent of a target's standard deviation
+_FEWEST_NUMBERS = 20  # images: their mean change is told to about a fifth of itself
 _FINEST_DROP = 0.5  # percentage points: what a smaller max_drop is judged as, for the number of images
 Inputs = NDArray[Any]
 Predict = Callable[[Inputs], NDArray[np.float32]]
@@ -72,6 +78,11 @@ class Accuracy:
         """Drop in accuracy, in percentage points."""
         return 100 * (self.before - self.after)
 
+    @property
+    def cost(self) -> str:
+        """What int8 costs, as the end of a sentence."""
+        return f"accuracy drops by {self.drop:.2f} points ({self.before:.2%} to {self.after:.2%})"
+
     def __str__(self) -> str:
         low, high = self.drop_interval
         return (
@@ -86,13 +97,23 @@ class Quantization:
 
     Args:
         dataset: Images with splits, labeled in the order of the classifier's classes.
-        max_drop: Maximum drop in accuracy, in percentage points.
+        max_drop: Maximum drop in accuracy, in percentage points; of numbers, the maximum mean change of a
+            prediction in percent of its target's standard deviation. Default: 0.5, of numbers 5.
         is_right: What accuracy is the share of. Default: that the most probable class is an image's own.
+        scales: Of numbers, those of the targets; None for classes.
     """
 
     dataset: ImageDataset
-    max_drop: float = 0.5
+    max_drop: float | None = None
     is_right: IsRight = field(default_factory=lambda: _class_right)
+    scales: Sequence[TargetScale] | None = None
+
+    @property
+    def limit(self) -> float:
+        """`max_drop`, or its default."""
+        if self.max_drop is not None:
+            return self.max_drop
+        return _MAX_DROP if self.scales is None else _MAX_CHANGE
 
 
 def _class_right(logits: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[np.bool_]:
@@ -114,10 +135,8 @@ def open_calibration(data: str | os.PathLike[str] | ImageDataset, classifier: Cl
     The data of its own run have the run's splits.
 
     Raises:
-        UserError: If the classes or the task differ, the model is a regression, or a split has no images.
+        UserError: If the classes or the task differ, or a split has no images.
     """
-    if classifier.task == "regression":
-        raise UserError("int8: needs a classifier, whose accuracy shows what it costs, not a regression")
     classes = classifier.classes
     with naming("calibration"):
         if isinstance(data, ImageDataset):
@@ -129,12 +148,15 @@ def open_calibration(data: str | os.PathLike[str] | ImageDataset, classifier: Cl
             options = DataOptions().of_model(classifier.task, classes, dims=dims)
             dataset = open_dataset(data, options=options)
     if dataset.task != classifier.task:
-        raise UserError(
-            f"calibration: has {dataset.label_kind}, which does not fit a {classifier.task} classifier"
-        )
+        noun = "regression" if classifier.task == "regression" else f"{classifier.task} classifier"
+        raise UserError(f"calibration: has {dataset.label_kind}, which does not fit a {noun}")
+    labels: NDArray[Any]
     if dataset.multi_label:
         with naming("calibration"):
-            labels: NDArray[Any] = labels_by_name(dataset.labels, dataset.classes, classes, "the data")
+            labels = labels_by_name(dataset.labels, dataset.classes, classes, "the data")
+    elif dataset.regression:
+        with naming("calibration"):
+            labels = numbers_by_name(dataset.labels, dataset.classes, classes, "the data")
     elif set(dataset.classes) != set(classes):
         wrong = sorted(set(dataset.classes) ^ set(classes))
         raise UserError(
@@ -155,8 +177,8 @@ def quantize(
     options: Quantization,
     preprocessing: Preprocessing,
     input_type: InputType,
-) -> tuple[Any, Accuracy]:
-    """Quantize a graph, keeping layers in 32 bits if accuracy would drop too far.
+) -> tuple[Any, Accuracy | Agreement]:
+    """Quantize a graph, keeping layers in 32 bits if accuracy would drop too far, or numbers change too much.
 
     Args:
         graph: An `openvino.Model` or an `onnx.ModelProto`.
@@ -166,18 +188,20 @@ def quantize(
         input_type: Input type of the graph.
 
     Returns:
-        The 8-bit graph, of the same format, and its accuracy.
+        The 8-bit graph, of the same format, and its accuracy or, of numbers, its agreement.
 
     Raises:
-        UserError: If accuracy still drops too far, there are too few images to judge that, or an ONNX graph
-            does not get faster.
+        UserError: If accuracy still drops too far, or numbers change too much, there are too few images to
+            judge that, or an ONNX graph does not get faster.
     """
-    _check_count(len(options.dataset.split("val")), options.max_drop)
+    limit = options.limit
+    _check_count(len(options.dataset.split("val")), options)
     backend = _OPENVINO if file_format == "openvino" else _ONNX
     data = _Data(options, preprocessing, input_type)
+    measure: Any = _Accuracies(data) if options.scales is None else _Changes(data, options.scales)
     nncf = _import_nncf()
     with _quiet(), _signal_stack_kept():
-        right = data.right(backend.predictor(graph))
+        before = measure.outcome(backend.predictor(graph))
         calibration = nncf.Dataset(data.calibration(), lambda batch: {IMAGES: batch})
         quantized = nncf.quantize(
             graph,
@@ -186,44 +210,42 @@ def quantize(
             preset=nncf.QuantizationPreset.MIXED,
             fast_bias_correction=True,
         )
-        accuracy = _accuracy(right, data.right(backend.predictor(quantized)))
-    if accuracy.drop > options.max_drop:
-        logger.info(
-            "int8 costs %.2f points of accuracy, more than %.2f: looking for layers that must keep 32 bits",
-            accuracy.drop,
-            options.max_drop,
-        )
+        cost: Accuracy | Agreement = measure.compare(before, measure.outcome(backend.predictor(quantized)))
+    if not cost.drop <= limit:  # also where it is no number
+        logger.info("int8: %s, more than %g: looking for layers that must keep 32 bits", cost.cost, limit)
         with _quiet(), _signal_stack_kept():
             quantized = nncf.quantize_with_accuracy_control(
                 graph,
                 calibration_dataset=calibration,
-                validation_dataset=nncf.Dataset(list(data.validation()), lambda item: {IMAGES: item[0]}),
-                validation_fn=partial(
-                    _validate, _cache_last(backend.predictor_of_prepared), options.is_right
-                ),
-                max_drop=options.max_drop / 100,
+                validation_dataset=nncf.Dataset(measure.items(before), lambda item: {IMAGES: item[0]}),
+                validation_fn=partial(_validate, _cache_last(backend.predictor_of_prepared), measure.scores),
+                max_drop=limit / 100,
                 drop_type=nncf.DropType.ABSOLUTE,
                 subset_size=CALIBRATION_IMAGES,
             )
-            after = data.right(backend.predictor(quantized))
-        accuracy = replace(_accuracy(right, after), accuracy_aware=True)
-    if accuracy.drop > options.max_drop:
-        raise UserError(
-            f"int8 was not written: accuracy drops by {accuracy.drop:.2f} points "
-            f"({accuracy.before:.2%} to {accuracy.after:.2%}), more than max_drop={options.max_drop}"
-        )
+            after = measure.outcome(backend.predictor(quantized))
+        cost = replace(measure.compare(before, after), accuracy_aware=True)
+    if not cost.drop <= limit:  # also where it is no number
+        raise UserError(f"int8 was not written: {cost.cost}, more than max_drop={limit:g}")
     if file_format == "onnx":
         _require_gain(backend.predictor(graph), backend.predictor(quantized), next(iter(data.calibration())))
-    return quantized, accuracy
+    return quantized, cost
 
 
-def _check_count(images: int, max_drop: float) -> None:
+def _check_count(images: int, options: Quantization) -> None:
     """One image more or less must not be more than the drop that is to be noticed."""
-    needed = math.ceil(100 / max(max_drop, _FINEST_DROP))
+    if options.scales is not None:
+        if images < _FEWEST_NUMBERS:
+            raise UserError(
+                f"calibration: has {images:,} validation images; to judge by how much numbers change it "
+                f"takes at least {_FEWEST_NUMBERS}"
+            )
+        return
+    needed = math.ceil(100 / max(options.limit, _FINEST_DROP))
     if images < needed:
         raise UserError(
             f"calibration: has {images:,} validation images, of which one is {100 / images:.2g} points of "
-            f"accuracy; to judge max_drop={max_drop:g} it takes at least {needed:,}"
+            f"accuracy; to judge max_drop={options.limit:g} it takes at least {needed:,}"
         )
 
 
@@ -244,7 +266,7 @@ class _Data:
     """Calibration and validation images as a graph's input."""
 
     def __init__(self, options: Quantization, preprocessing: Preprocessing, input_type: InputType) -> None:
-        dataset, self._is_right = options.dataset, options.is_right
+        dataset, self.is_right, self.targets = options.dataset, options.is_right, options.dataset.classes
         train = dataset.split("train")
         chosen = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]
         self._train, self._val = train.select(np.sort(chosen)), dataset.split("val")
@@ -261,10 +283,12 @@ class _Data:
 
     def right(self, predict: Predict) -> NDArray[np.bool_]:
         """Which of the validation images are classified correctly."""
-        right = [self._is_right(predict(batch), labels) for batch, labels in self.validation()]
-        if not right:
-            raise UserError("calibration: none of the validation images can be read")
-        return np.concatenate(right)
+        return _joined([self.is_right(predict(batch), labels) for batch, labels in self.validation()])
+
+    def outputs(self, predict: Predict) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """The outputs of the validation images, and their labels."""
+        pairs = [(predict(batch), labels) for batch, labels in self.validation()]
+        return _joined([outputs for outputs, _ in pairs]), _joined([labels for _, labels in pairs])
 
     def _batches(self, dataset: ImageDataset) -> Iterator[tuple[Inputs, NDArray[Any]]]:
         for batch in evaluation_batches(
@@ -272,6 +296,62 @@ class _Data:
         ):
             if len(batch.positions):
                 yield batch.inputs, dataset.labels[batch.positions]
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    if not parts:
+        raise UserError("calibration: none of the validation images can be read")
+    return np.concatenate(parts)
+
+
+Items = Iterable[tuple[Inputs, NDArray[Any]]]
+"""Batches of inputs, and what the outputs of each are compared with."""
+
+
+class _Accuracies:
+    """Compares graphs by the share of images that they classify correctly."""
+
+    def __init__(self, data: _Data) -> None:
+        self._data = data
+        self.outcome = data.right
+        self.scores = data.is_right
+        self.compare = _accuracy
+
+    def items(self, _: NDArray[np.bool_]) -> Items:
+        """Inputs with labels."""
+        return list(self._data.validation())
+
+
+class _Changes:
+    """Compares graphs by the numbers that they predict."""
+
+    def __init__(self, data: _Data, scales: Sequence[TargetScale]) -> None:
+        self._data = data
+        self._scales = scales
+        self.outcome = data.outputs
+
+    def compare(
+        self,
+        before: tuple[NDArray[np.float32], NDArray[Any]],
+        after: tuple[NDArray[np.float32], NDArray[Any]],
+    ) -> Agreement:
+        """By how much the second graph's numbers differ from the first one's."""
+        (outputs, numbers), (quantized, _) = before, after
+        return measure_agreement(outputs, quantized, numbers, targets=self._data.targets, scales=self._scales)
+
+    def items(self, before: tuple[NDArray[np.float32], NDArray[Any]]) -> Items:
+        """Inputs with the numbers of the 32-bit graph."""
+        found, start = [], 0
+        for batch, _ in self._data.validation():
+            found.append((batch, before[0][start : start + len(batch)]))
+            start += len(batch)
+        return found
+
+    @staticmethod
+    def scores(outputs: NDArray[np.float32], before: NDArray[np.float32]) -> NDArray[np.float64]:
+        """One less the largest change of an image's numbers, so that no target hides behind the others."""
+        scores: NDArray[np.float64] = 1 - changes(before, outputs).max(1)
+        return scores
 
 
 @dataclass(frozen=True)
@@ -310,15 +390,15 @@ _OPENVINO, _ONNX = _Backend(_run_openvino, _run_compiled), _Backend(_run_onnx, _
 
 def _validate(
     predictor: Callable[[Any], Predict],
-    is_right: IsRight,
+    scores: Callable[[NDArray[np.float32], NDArray[Any]], NDArray[Any]],
     prepared: Any,
-    items: Iterable[tuple[Inputs, NDArray[Any]]],
+    items: Items,
 ) -> tuple[float, list[float]]:
-    """Accuracy over all batches and in each batch, as NNCF requires."""
+    """Mean score over all batches and in each batch, as NNCF requires."""
     predict = predictor(prepared)
-    counts = [(int(is_right(predict(batch), labels).sum()), len(labels)) for batch, labels in items]
-    total = sum(right for right, _ in counts) / sum(count for _, count in counts)
-    return total, [right / count for right, count in counts]
+    sums = [(float(scores(predict(batch), wanted).sum()), len(wanted)) for batch, wanted in items]
+    total = sum(score for score, _ in sums) / sum(count for _, count in sums)
+    return total, [score / count for score, count in sums]
 
 
 def _cache_last(predictor: Callable[[Any], Predict]) -> Callable[[Any], Predict]:

@@ -10,7 +10,7 @@ Shapes: N images, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -23,7 +23,8 @@ from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
 from skipnets.errors import UserError, needs_extra
 from skipnets.probabilities import sigmoid, softmax
-from skipnets.uncertainty import CalibrationScores, Uncertainty, label_scores
+from skipnets.scaling import TargetScale
+from skipnets.uncertainty import CalibrationScores, Uncertainty, joint_scores, label_scores
 
 with needs_extra("train"):
     from scipy.optimize import brentq
@@ -74,6 +75,7 @@ class Calibration:
         created: ISO date and time.
         warnings: Caveats, one sentence each.
         failures: Name → reason, of the images that could not be read.
+        joint: Whether intervals hold all numbers of an image at once with the coverage.
     """
 
     temperature: float
@@ -91,6 +93,7 @@ class Calibration:
     created: str
     warnings: tuple[str, ...]
     failures: dict[str, str]
+    joint: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON."""
@@ -165,6 +168,7 @@ def calibrate(
     workers: int | None = None,
     download: bool = False,
     options: DataOptions | None = None,
+    joint: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Calibration:
     """Calibrate a classifier or a regression on images that it was not trained on.
@@ -188,6 +192,8 @@ def calibrate(
         workers: Threads that read images; None uses one per core.
         download: Whether a named dataset may be downloaded.
         options: As for `evaluate`.
+        joint: Whether the intervals of a regression hold all numbers of an image at once with the coverage;
+            otherwise each does by itself, which takes narrower ones.
         progress: Called after every batch with the number of images done and their total.
 
     Raises:
@@ -195,6 +201,8 @@ def calibrate(
             or `evaluate` fails.
     """
     classifier = as_classifier(model)
+    if joint and classifier.task != "regression":
+        raise UserError("joint: must be given for numbers alone (task=regression), which have intervals")
     if split is None:
         split = _held_out_split(classifier, data, download, options)
     evaluation = evaluate(
@@ -216,7 +224,7 @@ def calibrate(
         )
     warnings = _warnings(evaluation)
     fit: dict[str, Any] = (
-        _number_fit(evaluation)
+        _number_fit(evaluation, classifier.scales or (), joint=joint)
         if isinstance(evaluation, RegressionEvaluation)
         else _probability_fit(evaluation, classifier.temperature, warnings)
     )
@@ -303,11 +311,13 @@ def _probability_fit(
     }
 
 
-def _number_fit(evaluation: RegressionEvaluation) -> dict[str, Any]:
+def _number_fit(
+    evaluation: RegressionEvaluation, scales: Sequence[TargetScale], *, joint: bool
+) -> dict[str, Any]:
     """The absolute residuals of each target, and no temperature: fields of `Calibration`, and "intervals".
 
     Raises:
-        UserError: If a target is not known of any image.
+        UserError: If a target is not known of any image or, for joint intervals, no image has all.
     """
     residuals = np.abs(evaluation.predicted - evaluation.numbers)
     known = np.isfinite(residuals)
@@ -316,12 +326,20 @@ def _number_fit(evaluation: RegressionEvaluation) -> dict[str, Any]:
             f"{evaluation.data} ({evaluation.split}): has no number for {evaluation.targets[without[0]]}, so "
             "there are no intervals for it"
         )
+    scores: tuple[CalibrationScores, ...] | None = tuple(
+        CalibrationScores.of(column[of]) for column, of in zip(residuals.T, known.T, strict=True)
+    )
+    if joint:
+        scores = joint_scores(residuals, [scale.std for scale in scales])
+        if scores is None:
+            raise UserError(
+                f"{evaluation.data} ({evaluation.split}): has no image with all numbers, which joint needs"
+            )
     return {
         "temperature": 1.0,
         **dict.fromkeys(("nll_before", "nll_after", "ece_before", "ece_after")),
-        "intervals": tuple(
-            CalibrationScores.of(column[of]) for column, of in zip(residuals.T, known.T, strict=True)
-        ),
+        "intervals": scores,
+        "joint": joint,
     }
 
 

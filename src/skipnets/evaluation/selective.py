@@ -90,6 +90,13 @@ class Selective:
                     }
                 )
             found["prediction_intervals"] = {"coverage": self.coverage, "targets": rows}
+            if len(targets) > 1 and len(whole := np.flatnonzero(known.all(1))):
+                low, high = self.intervals[whole, :, 0], self.intervals[whole, :, 1]
+                at_once = _within(numbers[whole], low, high).all(1)
+                found["prediction_intervals"]["all"] = {
+                    "measured": float(at_once.mean()),
+                    "interval": list(wilson_interval(int(at_once.sum()), len(whole))),
+                }
         if self.rejected is not None:
             errors = np.abs(predicted - numbers)
             found["rejection"] = self._rejection() | {
@@ -227,6 +234,10 @@ def selective_rows(metrics: Mapping[str, Any]) -> dict[str, str]:
                 if target["measured"] is None
                 else f"{target['measured']:.2%} covered{_limits(target['interval'])}, "
                 f"{number_text(target['mean_width'])} wide on average"
+            )
+        if at_once := intervals.get("all"):
+            rows[f"all numbers at once with coverage {intervals['coverage']:g}"] = (
+                f"{at_once['measured']:.2%} covered{_limits(at_once['interval'])}"
             )
     if rejection := metrics.get("rejection"):
         rows[f"rejected at {rejection['reject']:g}"] = (

@@ -28,6 +28,7 @@ from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.scaling import TargetScale, unscaled
 from skipnets.tables import number_text
+from skipnets.training.mixing import MixedTargets, TargetMix
 from skipnets.training.task import ClassificationTask
 
 logger = logging.getLogger("skipnets")
@@ -81,9 +82,12 @@ class FirstBatch(Callback):
         if pl_module.mean.ndim == 3:
             logger.info("%s: not drawn, as it would show signals", self.path.name)
             return
+        mix = pl_module.mix
         self._hooks = [
             pl_module.model.register_forward_pre_hook(self._see_images),
-            pl_module.loss.register_forward_pre_hook(self._see_targets),
+            mix.register_forward_hook(self._see_mixed)
+            if isinstance(mix, TargetMix)
+            else pl_module.loss.register_forward_pre_hook(self._see_targets),
         ]
 
     @override
@@ -124,7 +128,12 @@ class FirstBatch(Callback):
         self._images = inputs[0].detach()[:MOST].clone()
 
     def _see_targets(self, _: Any, inputs: tuple[Tensor, Tensor]) -> None:
-        self._targets = inputs[1].detach()[:MOST].clone()
+        if self._targets is None:  # the images' own; a teacher's come later
+            self._targets = inputs[1].detach()[:MOST].clone()
+
+    def _see_mixed(self, _: Any, __: Any, outputs: tuple[Tensor, MixedTargets]) -> None:
+        mixed = outputs[1]
+        self._targets = (mixed.shares if self.scales is None else mixed.known)[:MOST].clone()
 
 
 def shown_images(

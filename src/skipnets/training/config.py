@@ -182,8 +182,8 @@ class TrainConfig:
     focal_gamma: NotNegative = 2.0
     """How much less they count; 0 is cross-entropy."""
     teacher: Annotated[str | None, BeforeValidator(_text)] = None
-    """A model file or run folder with the same classes, whose probabilities the network learns as well
-    (distillation, arXiv 1503.02531)."""
+    """A model file or run folder with the same classes, labels or targets, whose probabilities or numbers the
+    network learns as well (distillation, arXiv 1503.02531)."""
     teacher_temperature: Rate = 4.0
     """Divides the logits of both before they are compared; above 1, smaller probabilities count more."""
     teacher_share: Annotated[float, Field(ge=0, le=1)] = 0.9
@@ -205,9 +205,9 @@ class TrainConfig:
     erasing: Share = 0.0
     """Share of the training images in which a box of random size gets the mean color (random erasing)."""
     mixup: NotNegative | None = None
-    """Strength of MixUp (alpha of its beta distribution); 0 switches it off."""
+    """Strength of MixUp (alpha of its beta distribution); 0 switches it off. Numbers are mixed, too."""
     cutmix: NotNegative | None = None
-    """Strength of CutMix; where MixUp is on as well, each batch gets one of the two."""
+    """Strength of CutMix; where MixUp is on as well, each batch gets one of the two. Not with numbers."""
 
     size: Annotated[Side | tuple[Side, ...] | None, BeforeValidator(_sides)] = None
     """Input height and width, in pixels; of volumes depth, height and width, of signals the length. Default:

@@ -1,14 +1,14 @@
-"""Distillation: a network learns from the probabilities of another one as well as from labels.
+"""Distillation: a network learns from the probabilities or numbers of another one as well as from labels.
 
 Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015 (arXiv 1503.02531).
 
-Shapes: N batch, C channels, H height, W width, K classes.
+Shapes: N batch, C channels, H height, W width, K classes, labels or targets.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -17,26 +17,38 @@ from torch import Tensor
 
 from skipnets.classifier import Classifier, load
 from skipnets.data.preprocessing import Preprocessing
+from skipnets.description import Task
 from skipnets.errors import UserError, listed, naming
 from skipnets.models.modes import evaluating
+from skipnets.scaling import TargetScale
 
-__all__ = ["Teacher", "divergence"]
+__all__ = ["Teacher", "divergence", "label_divergence"]
+
+
+_HAS: Mapping[Task, str] = {
+    "single-label": "one class an image",
+    "multi-label": "several labels an image",
+    "regression": "numbers to predict",
+}
 
 
 class Teacher:
-    """A trained classifier, from whose logits a network learns. Its weights do not change.
+    """A trained classifier, from whose outputs a network of the same task learns. Its weights do not change.
 
     No module, so that its weights are in no checkpoint.
 
     Args:
         classifier: It runs in PyTorch.
-        classes: The network's, in the order of its logits; the teacher has the same in any order.
+        classes: The network's classes, labels or targets, in the order of its outputs; the teacher has the
+            same in any order.
         preprocessing: The network's; the teacher's may have another size and other normalization.
-        temperature: T: above 1, smaller probabilities count more.
+        temperature: T: above 1, smaller probabilities count more. Of numbers it means nothing.
         share: α, the share of the loss that is the teacher's.
+        task: The network's.
+        scales: Of numbers, those of the network's targets.
 
     Raises:
-        UserError: If it has other classes, reads other images, or finds several labels in one.
+        UserError: If it has other classes or another task, or reads other images.
     """
 
     def __init__(
@@ -47,15 +59,17 @@ class Teacher:
         preprocessing: Preprocessing,
         temperature: float,
         share: float,
+        task: Task = "single-label",
+        scales: Sequence[TargetScale] | None = None,
     ) -> None:
         name = classifier.path or "the teacher"
-        if classifier.task != "single-label":
-            has = "numbers" if classifier.task == "regression" else "several labels"
-            raise UserError(f"teacher={name}: must have one class an image, not {has}")
+        if classifier.task != task:
+            raise UserError(f"teacher={name}: must have {_HAS[task]}, not {_HAS[classifier.task]}")
         if set(classifier.classes) != set(classes):
             differing = sorted(set(classifier.classes) ^ set(classes))
+            noun = {"multi-label": "labels", "regression": "targets"}.get(task, "classes")
             raise UserError(
-                f"teacher={name}: must have the classes of the images, not others: {listed(differing)}"
+                f"teacher={name}: must have the {noun} of the images, not others: {listed(differing)}"
             )
         for field in ("channels", "window", "bits"):
             its, ours = getattr(classifier.preprocessing, field), getattr(preprocessing, field)
@@ -67,6 +81,7 @@ class Teacher:
         self.share = share
         self._classifier = classifier
         self._order = [classifier.classes.index(label) for label in classes]
+        self._scales = scales
         self._size = classifier.preprocessing.size
         self._resizes = classifier.preprocessing.size != preprocessing.size
         self._student, self._own = (
@@ -82,6 +97,8 @@ class Teacher:
         preprocessing: Preprocessing,
         temperature: float,
         share: float,
+        task: Task = "single-label",
+        scales: Sequence[TargetScale] | None = None,
     ) -> Self:
         """Load the teacher from a model file or a run folder."""
         with naming("teacher"):
@@ -92,12 +109,15 @@ class Teacher:
             preprocessing=preprocessing,
             temperature=temperature,
             share=share,
+            task=task,
+            scales=scales,
         )
 
-    def logits(self, images: Tensor) -> Tensor:
+    def outputs(self, images: Tensor) -> Tensor:
         """(N, C, H, W) images, normalized as the network reads them → (N, K) float32, in the network's order.
 
-        Of an ensemble, the logarithms of its mean probabilities.
+        Logits, or numbers as the network's targets are scaled. Of an ensemble, the logits of its mean
+        probabilities, or its mean numbers.
         """
         with torch.no_grad():
             mean, std = (value.to(images) for value in self._student)
@@ -111,21 +131,45 @@ class Teacher:
                 network = member.model.to(batch.device)
                 with evaluating(network):
                     outputs.append(network(batch).float())
-            if len(outputs) == 1:
-                return outputs[0][:, self._order]
-            probabilities = torch.stack([output.softmax(1) for output in outputs]).mean(0)
-            return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()[:, self._order]
+            joined = outputs[0] if len(outputs) == 1 else _AVERAGES[self._classifier.task](outputs)
+            return self._rescaled(joined)[:, self._order]
 
-    def blended(self, loss: Tensor, images: Tensor, logits: Tensor) -> Tensor:
-        """(1 − α)·loss + α·T²·KL(teacher ‖ network); T² keeps the gradients of both of one size.
+    def _rescaled(self, outputs: Tensor) -> Tensor:
+        """(N, T) numbers in the teacher's scales → in the network's; logits as they are."""
+        its = self._classifier.scales
+        if self._scales is None or its is None:
+            return outputs
+        ours = [self._scales[self._order.index(index)] for index in range(len(its))]
+        factors = [own.std / scale.std for own, scale in zip(its, ours, strict=True)]
+        shifts = [(own.mean - scale.mean) / scale.std for own, scale in zip(its, ours, strict=True)]
+        return outputs * outputs.new_tensor(factors) + outputs.new_tensor(shifts)
+
+    def blended(
+        self,
+        loss: Tensor,
+        images: Tensor,
+        outputs: Tensor,
+        number_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """(1 − α)·loss + α·distance from the teacher's outputs.
+
+        Of probabilities the distance is T²·KL(teacher ‖ network), of several labels the mean over the labels,
+        also of those that are not known of an image; T² keeps the gradients of both of one size. Of numbers
+        it is the loss itself, with the teacher's numbers as targets.
 
         Args:
             loss: On the labels.
             images: (N, C, H, W) that the network saw, normalized.
-            logits: (N, K) that it computed.
+            outputs: (N, K) that it computed.
+            number_loss: Of numbers, the loss of outputs and targets.
         """
-        from_teacher = divergence(logits, self.logits(images), self.temperature)
-        return torch.lerp(loss, self.temperature**2 * from_teacher.to(loss.dtype), self.share)
+        taught = self.outputs(images)
+        if number_loss is not None:
+            distance = number_loss(outputs, taught.to(outputs.dtype))
+        else:
+            of_task = label_divergence if self._classifier.task == "multi-label" else divergence
+            distance = self.temperature**2 * of_task(outputs, taught, self.temperature)
+        return torch.lerp(loss, distance.to(loss.dtype), self.share)
 
 
 def divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -136,6 +180,37 @@ def divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         reduction="batchmean",
         log_target=True,
     )
+
+
+def label_divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(σ(teacher / T) ‖ σ(logits / T)) , the mean over images and labels: (N, K) twice → ()."""
+    network, its = logits.float() / temperature, teacher.float() / temperature
+    present = its.sigmoid() * (F.logsigmoid(its) - F.logsigmoid(network))
+    absent = (-its).sigmoid() * (F.logsigmoid(-its) - F.logsigmoid(-network))
+    return (present + absent).mean()
+
+
+def _mean_of_classes(logits: Sequence[Tensor]) -> Tensor:
+    """Logarithms of the mean of softmaxes."""
+    probabilities = torch.stack([each.softmax(1) for each in logits]).mean(0)
+    return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def _mean_of_labels(logits: Sequence[Tensor]) -> Tensor:
+    """Log-odds of the mean of sigmoids."""
+    stacked = torch.stack(list(logits))
+    return F.logsigmoid(stacked).logsumexp(0) - F.logsigmoid(-stacked).logsumexp(0)
+
+
+def _mean_of_numbers(numbers: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(numbers)).mean(0)
+
+
+_AVERAGES: Mapping[Task, Callable[[Sequence[Tensor]], Tensor]] = {
+    "single-label": _mean_of_classes,
+    "multi-label": _mean_of_labels,
+    "regression": _mean_of_numbers,
+}
 
 
 def _normalization(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ def train_folds(
     say(str(survey(folds.dataset, config.data, most=_HEADERS_READ)))
     say(_line(first, folds))
     say(f"in each fold:\n{announcement(prepared, first)}")
-    prepared, search = with_found_rate(prepared, first, say, supplied.loss)
+    prepared, search = with_found_rate(prepared, first, say, supplied)
     begin(run, _resolved(config, prepared.config, len(first.split("train"))), folds.write)
     if search is not None:
         search.draw(run.rates)

@@ -27,7 +27,9 @@ from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation
 from skipnets.evaluation.thresholds import ThresholdRule, choose_thresholds
 from skipnets.models.backbone import Backbone
 from skipnets.training.config import ResolvedConfig, TrainConfig
+from skipnets.training.distillation import Teacher
 from skipnets.training.losses import known_mean
+from skipnets.training.mixing import make_target_mix
 from skipnets.training.own_measures import integer_labels, of_known
 from skipnets.training.task import Batch, ClassificationTask, Loss
 
@@ -35,8 +37,6 @@ __all__ = ["AsymmetricLoss", "LabelLoss", "MultiLabelTask", "fit_thresholds", "w
 
 _BEST_BY = ("average-precision", "auroc", "loss")
 _LOSSES_OF_CLASSES = ("cross-entropy", "focal")
-# What is made for one class an image, with the value that switches it off.
-_OFF: dict[str, Any] = {"mixup": 0.0, "cutmix": 0.0, "fit_head": False, "find_lr": False, "teacher": None}
 
 
 def with_label_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConfig:
@@ -61,9 +61,6 @@ def with_label_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConf
         return config
     if config.loss in _LOSSES_OF_CLASSES:
         raise UserError(f"loss={config.loss}: must be bce or asymmetric with several labels an image")
-    for name in _OFF:
-        if getattr(config, name):
-            raise UserError(f"{name}={getattr(config, name)}: not yet with several labels an image")
     if config.imbalance == "balanced-sampling":
         raise UserError(
             "imbalance=balanced-sampling: images with several labels are of no one class; weighted-loss "
@@ -83,7 +80,7 @@ def with_label_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConf
             f"best_by={best_by}: no label is present in some validation images and absent in others, so no "
             "epoch is better than another; more validation images, or best_by=loss"
         )
-    defaults = {**_OFF, "label_smoothing": 0.0, "loss": "bce", "threshold": "f1"}
+    defaults: dict[str, Any] = {"label_smoothing": 0.0, "loss": "bce", "threshold": "f1"}
     missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     return dataclasses.replace(config, task="multi-label", best_by=best_by, **missing)
 
@@ -195,6 +192,7 @@ class MultiLabelTask(ClassificationTask):
         model: The network, with K outputs.
         config: What `prepare` resolved.
         positive_weights: (K,) weights of images that have a label; None weighs them alike.
+        teacher: Another classifier of the same labels that it learns from as well.
         loss: Another training loss, of logits and labels (N, K), NaN where unknown; see `own_measures`.
         metrics: Further metrics of the validation images, of probabilities (N, K) and whole labels (N, K), -1
             where unknown.
@@ -206,11 +204,13 @@ class MultiLabelTask(ClassificationTask):
         config: ResolvedConfig,
         positive_weights: Tensor | None = None,
         *,
+        teacher: Teacher | None = None,
         loss: Loss | None = None,
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         own = None if loss is None else of_known(loss, model.num_classes)
-        super().__init__(model, config, loss=own, metrics=metrics)
+        super().__init__(model, config, teacher=teacher, loss=own, metrics=metrics)
+        self.mix = make_target_mix(mixup=config.mixup, cutmix=config.cutmix)
         self.label_loss = (
             AsymmetricLoss()
             if config.loss == "asymmetric"
@@ -225,10 +225,19 @@ class MultiLabelTask(ClassificationTask):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch, with mixed images where the configuration mixes."""
         pixels, labels, _ = batch
-        logits = self(self.normalize(pixels))
-        loss: Tensor = self.loss(logits, labels)
+        images = self.normalize(pixels)
+        loss: Tensor
+        if self.mix is None:
+            logits = self(images)
+            loss = self.loss(logits, labels)
+        else:
+            images, mixed = self.mix(images, labels)
+            logits = self(images)
+            loss, labels = mixed.loss(self.loss, logits), mixed.larger
+        if self.teacher is not None:
+            loss = self.teacher.blended(loss, images, logits)
         # The recipes' rates are made for cross-entropy, the likelihood of an image's class: so what is
         # minimized is the likelihood of all labels of an image, not of one.
         minimized = loss * labels.shape[1]

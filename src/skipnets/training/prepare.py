@@ -39,7 +39,7 @@ from skipnets.training.distillation import Teacher
 from skipnets.training.execution import choose_execution
 from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.recipes import RECIPES, with_recipe
-from skipnets.training.regression import check_not_regression, with_regression_defaults
+from skipnets.training.regression import check_not_regression, target_scales, with_regression_defaults
 from skipnets.training.supplied import (
     Supplied,
     changed_fields,
@@ -137,6 +137,11 @@ def prepare(
     networks: tuple[str, ...] = ()
     if automatic and config.model is None and not config.model_options and dataset.dims == 2:
         config, networks = _with_published_weights(config, train)
+    if dataset.regression and config.fit_head and config.weights is None and supplied.model is None:
+        raise UserError(
+            "fit_head: needs weights with numbers to predict; the features of random weights change so much "
+            "in the first steps that numbers fitted to them are far off"
+        )
     if own is not None:
         channels = config.channels or own.in_chans
     else:
@@ -272,6 +277,8 @@ def _teacher(path: str, config: TrainConfig, dataset: ImageDataset, preprocessin
         preprocessing=preprocessing,
         temperature=config.teacher_temperature,
         share=config.teacher_share,
+        task=dataset.task,
+        scales=target_scales(config, dataset.split("train")) if dataset.regression else None,
     )
 
 

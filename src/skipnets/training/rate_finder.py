@@ -16,11 +16,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.tuner.tuning import Tuner
+from torch import Tensor
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from skipnets.data.dataset import ImageDataset
@@ -30,10 +31,13 @@ from skipnets.training.callbacks import seed_everything
 from skipnets.training.curves import PAPER
 from skipnets.training.data import ImageDataModule
 from skipnets.training.optimization import make_optimizer, parameter_groups
-from skipnets.training.prepare import Prepared, class_weights
+from skipnets.training.prepare import Prepared
 from skipnets.training.quiet import quiet_lightning
+from skipnets.training.regression import scaled_dataset, target_scales
 from skipnets.training.speed import device_count
-from skipnets.training.task import ClassificationTask, Loss
+from skipnets.training.supplied import Supplied
+from skipnets.training.task import Batch, ClassificationTask
+from skipnets.training.tasks import make_task
 
 __all__ = ["RatePlot", "RateSearch", "find_rate", "with_found_rate"]
 
@@ -79,14 +83,34 @@ class RateSearch:
                 figure.savefig(temporary)
 
 
-class _RateTask(ClassificationTask):
-    """Trains with the recipe's optimizer, without its schedule."""
+class _AtOneRate(pl.LightningModule):
+    """Trains as a task does, with the recipe's optimizer but without its schedule.
+
+    Args:
+        task: The task.
+    """
+
+    def __init__(self, task: ClassificationTask) -> None:
+        super().__init__()
+        self.task = task
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.task.training_step(batch, batch_idx)
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """None takes place; Lightning wants one where there are validation images."""
+
+    @override
+    def configure_gradient_clipping(self, optimizer: Optimizer, *limits: Any, **named: Any) -> None:
+        self.task.configure_gradient_clipping(optimizer, *limits, **named)
 
     @override
     def configure_optimizers(self) -> Any:
-        config = self.config
+        config = self.task.config
         groups = parameter_groups(
-            self.model, config.weight_decay, decay_norm_and_bias=config.decay_norm_and_bias
+            self.task.model, config.weight_decay, decay_norm_and_bias=config.decay_norm_and_bias
         )
         return make_optimizer(
             config.optimizer,
@@ -98,13 +122,13 @@ class _RateTask(ClassificationTask):
         )
 
 
-def find_rate(prepared: Prepared, dataset: ImageDataset, loss: Loss | None = None) -> RateSearch:
+def find_rate(prepared: Prepared, dataset: ImageDataset, supplied: Supplied | None = None) -> RateSearch:
     """Train a copy of the network for 100 steps at rising rates, with Lightning's finder.
 
     Args:
         prepared: What a run would start with; it is not changed.
         dataset: Of which training images are used.
-        loss: Another training loss than the configuration's.
+        supplied: What a program hands over beside the configuration, of which the loss is copied.
 
     Raises:
         UserError: There are too few steps to tell, or several devices.
@@ -114,13 +138,14 @@ def find_rate(prepared: Prepared, dataset: ImageDataset, loss: Loss | None = Non
         raise UserError(f"find_lr: needs devices=1, not {config.devices}")
     seed_everything(config.seed)
     train = dataset.split("train")
-    weights = None
-    if config.imbalance == "weighted-loss":
-        weights = torch.from_numpy(class_weights(train.labels, len(dataset.classes)))
-    task = _RateTask(
-        copy.deepcopy(prepared.model), config, weights, teacher=prepared.teacher, loss=copy.deepcopy(loss)
-    )
-    data = ImageDataModule(train, dataset.split("val"), prepared.preprocessing, config, shares=1)
+    val = dataset.split("val")
+    copied = dataclasses.replace(prepared, model=copy.deepcopy(prepared.model))
+    loss = None if supplied is None else copy.deepcopy(supplied.loss)
+    task = make_task(copied, Supplied(loss=loss), train)
+    if train.regression:
+        scales = target_scales(config, train)
+        train, val = (scaled_dataset(each, scales) for each in (train, val))
+    data = ImageDataModule(train, val, prepared.preprocessing, config, shares=1)
     with quiet_lightning(), tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator=config.accelerator,
@@ -141,7 +166,7 @@ def find_rate(prepared: Prepared, dataset: ImageDataset, loss: Loss | None = Non
         try:
             with _progress_on_terminals_alone():
                 finder = Tuner(trainer).lr_find(
-                    task,
+                    _AtOneRate(task),
                     datamodule=data,
                     min_lr=LOWEST,
                     max_lr=HIGHEST,
@@ -196,7 +221,7 @@ class RatePlot(Callback):
 
 
 def with_found_rate(
-    prepared: Prepared, dataset: ImageDataset, say: Callable[[str], None], loss: Loss | None = None
+    prepared: Prepared, dataset: ImageDataset, say: Callable[[str], None], supplied: Supplied | None = None
 ) -> tuple[Prepared, RateSearch | None]:
     """What a run starts with, with the rate that was found for it if its configuration asks for that.
 
@@ -204,11 +229,11 @@ def with_found_rate(
         prepared: Without that rate.
         dataset: Of which training images are used.
         say: Shows a line.
-        loss: Another training loss than the configuration's.
+        supplied: What a program hands over beside the configuration.
     """
     if not prepared.config.find_lr:
         return prepared, None
-    search = find_rate(prepared, dataset, loss)
+    search = find_rate(prepared, dataset, supplied)
     rate = float(f"{search.suggestion:.3g}")
     say(f"learning rate {rate:g}, where the loss falls fastest (from {LOWEST:g} to {HIGHEST:g})")
     config = dataclasses.replace(prepared.config, lr=rate, find_lr=False)

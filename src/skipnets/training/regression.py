@@ -26,7 +26,9 @@ from skipnets.models.backbone import Backbone
 from skipnets.scaling import TargetScale, scaled
 from skipnets.tables import number_text
 from skipnets.training.config import ResolvedConfig, TrainConfig
+from skipnets.training.distillation import Teacher
 from skipnets.training.losses import known_mean
+from skipnets.training.mixing import make_target_mix
 from skipnets.training.own_measures import known_numbers, of_known
 from skipnets.training.task import Batch, ClassificationTask, Loss
 
@@ -49,17 +51,8 @@ LOSSES: dict[str, type[nn.L1Loss | nn.MSELoss | nn.HuberLoss]] = {
 """Losses by name; the Huber loss is quadratic up to one standard deviation of the target."""
 
 _BEST_BY = ("loss", "mae", "r2")
-# What is made for classes, with the value that switches it off.
-_OFF: dict[str, Any] = {
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "label_smoothing": 0.0,
-    "imbalance": "none",
-    "fit_head": False,
-    "find_lr": False,
-    "teacher": None,
-    "threshold": None,
-}
+# What is of classes alone, with the value that switches it off.
+_OFF: dict[str, Any] = {"label_smoothing": 0.0, "imbalance": "none", "threshold": None}
 
 
 def check_not_regression(config: TrainConfig) -> None:
@@ -97,7 +90,17 @@ def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> Trai
         raise UserError(f"best_by={config.best_by}: must be one of {', '.join(_BEST_BY)}")
     for name, off in _OFF.items():
         if getattr(config, name) not in (None, off):
-            raise UserError(f"{name}={getattr(config, name)}: not yet with numbers to predict")
+            raise UserError(f"{name}={getattr(config, name)}: must be left out with numbers to predict")
+    if config.cutmix:
+        raise UserError(
+            f"cutmix={config.cutmix:g}: must be 0 with numbers to predict, as a box of an image has no "
+            "known share of its number; mixup mixes whole images"
+        )
+    if config.teacher is not None and config.teacher_temperature != TrainConfig.teacher_temperature:
+        raise UserError(
+            f"teacher_temperature={config.teacher_temperature:g}: must be left out with numbers to predict, "
+            "which have no probabilities"
+        )
     targets = dataset.split("train").labels
     for name, of_images in zip(dataset.classes, targets.T, strict=True):
         column = of_images[np.isfinite(of_images)]
@@ -127,6 +130,7 @@ def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> Trai
             raise UserError(f"{option}={given}: must be {len(values)}, one for each target")
     defaults = {
         **_OFF,
+        "cutmix": 0.0,
         "loss": "l2",
         "best_by": "loss",
         # What enlarges, turns or colors images may change the number that they have.
@@ -220,6 +224,7 @@ class RegressionTask(ClassificationTask):
         model: The network, with T outputs.
         config: What `prepare` resolved.
         scales: Of the T targets.
+        teacher: Another regression of the same targets that it learns from as well.
         loss: Another training loss, of scaled outputs and targets (N, T), NaN where unknown; see
             `own_measures`. The validation loss is then L2.
         metrics: Further metrics of the validation images, of outputs and targets in their units: (N, T), or
@@ -232,12 +237,16 @@ class RegressionTask(ClassificationTask):
         config: ResolvedConfig,
         scales: tuple[TargetScale, ...],
         *,
+        teacher: Teacher | None = None,
         loss: Loss | None = None,
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         number_loss = NumberLoss(config.loss or "l2")
         own = None if loss is None else of_known(loss, len(scales))
-        super().__init__(model, config, loss=number_loss if own is None else own, metrics=metrics)
+        super().__init__(
+            model, config, teacher=teacher, loss=number_loss if own is None else own, metrics=metrics
+        )
+        self.mix = make_target_mix(mixup=config.mixup, cutmix=0.0)
         self.number_loss = number_loss
         self.scales = scales
         self.scores = TargetScores(scales)
@@ -253,10 +262,17 @@ class RegressionTask(ClassificationTask):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch, added up over the targets."""
+        """The loss of one batch, mixed where the configuration mixes, and added up over the targets."""
         pixels, targets, _ = batch
-        outputs = self(self.normalize(pixels)).to(targets.dtype)  # float32, or float64 in that precision
-        loss: Tensor = self.loss(outputs, targets)
+        images, mixed = self.normalize(pixels), None
+        if self.mix is not None:
+            images, mixed = self.mix(images, targets)
+        outputs = self(images).to(targets.dtype)  # float32, or float64 in that precision
+        loss: Tensor = (
+            self.loss(outputs, targets) if mixed is None else mixed.interpolated().loss(self.loss, outputs)
+        )
+        if self.teacher is not None:
+            loss = self.teacher.blended(loss, images, outputs, self.loss)
         self.training_sums.add(loss.detach() * len(targets), torch.zeros_like(loss), images=len(targets))
         return loss * targets.shape[1]
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
-from torchvision.transforms import v2
 from typing_extensions import override
 
 from skipnets.errors import UserError
@@ -26,6 +25,7 @@ from skipnets.models.family import stage_groups
 from skipnets.training.config import ResolvedConfig
 from skipnets.training.distillation import Teacher
 from skipnets.training.losses import named_loss
+from skipnets.training.mixing import make_mix
 from skipnets.training.optimization import (
     layerwise_groups,
     make_optimizer,
@@ -283,19 +283,6 @@ class _FunctionLoss(nn.Module):
 
 def _as_module(loss: Loss) -> nn.Module:
     return loss if isinstance(loss, nn.Module) else _FunctionLoss(loss)
-
-
-def make_mix(classes: int, *, mixup: float, cutmix: float) -> nn.Module | None:
-    """MixUp, CutMix, for each batch one of the two, or None; the numbers are their alphas."""
-    mixes: list[nn.Module] = []
-    if mixup > 0:
-        mixes.append(v2.MixUp(alpha=mixup, num_classes=classes))
-    if cutmix > 0:
-        mixes.append(v2.CutMix(alpha=cutmix, num_classes=classes))
-    if len(mixes) < 2:
-        return mixes[0] if mixes else None
-    choice: nn.Module = v2.RandomChoice(mixes)
-    return choice
 
 
 def freeze_stages(model: Backbone[Any], count: int) -> list[nn.Module]:

@@ -59,13 +59,13 @@ from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
 from skipnets.training.locking import locked
 from skipnets.training.loggers import check_loggers, log_configuration, make_loggers
-from skipnets.training.multi_label import MultiLabelTask, fit_thresholds, positive_weights
+from skipnets.training.multi_label import fit_thresholds
 from skipnets.training.notebook_progress import NotebookProgress, in_notebook
-from skipnets.training.prepare import Prepared, class_weights, prepare
+from skipnets.training.prepare import Prepared, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
-from skipnets.training.regression import RegressionTask, scaled_dataset, target_scales
+from skipnets.training.regression import scaled_dataset, target_scales
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
 from skipnets.training.scores import headline_scores
 from skipnets.training.search_time import copies_within
@@ -73,6 +73,7 @@ from skipnets.training.speed import check_accelerator, training_device, wrong_de
 from skipnets.training.supplied import Model, Supplied, check_supplied
 from skipnets.training.supplied_data import Images, as_dataset, given_dataset
 from skipnets.training.task import ClassificationTask, Loss
+from skipnets.training.tasks import make_task
 from skipnets.trust import Trust, trusting
 
 # What a model file records of its epoch, of what the task has; None where it is undefined.
@@ -187,7 +188,7 @@ def _train_new(config: TrainConfig, supplied: Supplied, started: float) -> Run:
     if not _is_helper():
         _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
         _say(announcement(prepared, dataset))
-    prepared, search = with_found_rate(prepared, dataset, _say, supplied.loss)
+    prepared, search = with_found_rate(prepared, dataset, _say, supplied)
     if search is not None:
         callbacks = [*supplied.callbacks, RatePlot(search, run.rates)]
         supplied = dataclasses.replace(supplied, callbacks=callbacks)
@@ -363,7 +364,7 @@ def _train_locked(
     config, model = prepared.config, prepared.model
     train_images, val_images = dataset.split("train"), dataset.split("val")
     scales = target_scales(config, train_images) if dataset.regression else None
-    task = _task(model, prepared, supplied, train_images, scales)
+    task = make_task(prepared, supplied, train_images)
     if scales is not None:
         train_images, val_images = (scaled_dataset(each, scales) for each in (train_images, val_images))
     if config.fit_head and not run.checkpoint.exists():
@@ -444,27 +445,6 @@ def _progress(end: ExpectedEnd, record: Record) -> Callback:
     if in_notebook():
         return NotebookProgress(end, record.epochs_so_far)
     return EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say)
-
-
-def _task(
-    model: Backbone[Any],
-    prepared: Prepared,
-    supplied: Supplied,
-    train_images: ImageDataset,
-    scales: tuple[TargetScale, ...] | None,
-) -> ClassificationTask:
-    config = prepared.config
-    if scales is not None:
-        return RegressionTask(model, config, scales, loss=supplied.loss, metrics=supplied.metrics)
-    weighted = config.imbalance == "weighted-loss"
-    if train_images.multi_label:
-        label_weights = positive_weights(train_images.labels) if weighted else None
-        return MultiLabelTask(model, config, label_weights, loss=supplied.loss, metrics=supplied.metrics)
-    classes = len(train_images.classes)
-    weights = torch.from_numpy(class_weights(train_images.labels, classes)) if weighted else None
-    return ClassificationTask(
-        model, config, weights, teacher=prepared.teacher, loss=supplied.loss, metrics=supplied.metrics
-    )
 
 
 def _trainer(
