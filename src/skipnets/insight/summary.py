@@ -13,11 +13,9 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from skipnets.errors import UserError
 from skipnets.insight.layers import Layer, layers
@@ -26,8 +24,8 @@ from skipnets.models.accounting import FLOAT_BYTES, kept_bytes, steps
 from skipnets.models.family import family_of
 from skipnets.models.graph import BlockExecution, Graph, Shape
 from skipnets.models.registry import INPUTS
-from skipnets.tables import Display
-from skipnets.terminal import csv_text, printable_lines
+from skipnets.tables import Display, FittingTable, make_table, properties_table
+from skipnets.terminal import csv_text
 
 MIB = 2**20
 
@@ -98,22 +96,28 @@ class Summary(Display):
         return [layer for layer in self.layers if depth is None or layer.depth <= depth]
 
     def to_rich(self, depth: int | None = None) -> RenderableType:
-        """Three tables for `rich.print`."""
-        layers = _empty_table(self._headline(), _COLUMNS)
-        for layer in self.rows(depth):
-            open_container = layer.parts and (depth is None or layer.depth < depth)
-            cells = [text(layer) for _, _, text in _COLUMNS]
-            indented = "  " * (layer.depth - 1) + _short_path(layer)
-            layers.add_row(indented, *cells[1:], style="dim" if open_container else None)
-        stages = _empty_table("\nFeature maps", self._stage_columns())
-        for stage in self.stages:
-            stages.add_row(*(text(stage) for _, _, text in _STAGE_COLUMNS))
-        totals = Table(title="\nTotals", title_justify="left", show_header=False, box=None, pad_edge=False)
-        totals.add_column(style="bold", no_wrap=True)
-        totals.add_column()
-        for name, value in self._total_lines():
-            totals.add_row(name, Text(value))
-        return Group(layers, stages, totals)
+        """Three tables for `rich.print`. A narrow terminal does without some columns of the first."""
+        shown = self.rows(depth)
+        layers = FittingTable(
+            _headings(_COLUMNS),
+            [
+                ["  " * (layer.depth - 1) + _short_path(layer), *(text(layer) for _, _, text in _COLUMNS[1:])]
+                for layer in shown
+            ],
+            optional=_OPTIONAL,
+            title=self._headline(),
+            dim=[
+                index
+                for index, layer in enumerate(shown)
+                if layer.parts and (depth is None or layer.depth < depth)
+            ],
+        )
+        stages = make_table(
+            _headings(self._stage_columns()),
+            [[text(stage) for _, _, text in _STAGE_COLUMNS] for stage in self.stages],
+            title="\nFeature maps",
+        )
+        return Group(layers, stages, properties_table(self._total_lines(), title="\nTotals"))
 
     def tables(self) -> list[RenderableType]:
         """Tables that `print` and notebooks show: stages only; `to_rich` also shows their parts."""
@@ -294,7 +298,12 @@ def _window(layer: Layer) -> str:
 
 
 def _parameters(layer: Layer) -> str:
-    return layer.formula or (f"{layer.parameters:,}" if layer.parameters else "")
+    return f"{layer.parameters:,}" if layer.parameters else ""
+
+
+def _formula(layer: Layer) -> str:
+    """How the number of parameters comes about: "3×3×3×24"."""
+    return layer.formula.partition(" = ")[0]
 
 
 def short_count(count: int) -> str:
@@ -330,10 +339,13 @@ _COLUMNS: tuple[Column, ...] = (
     ("input", False, lambda layer: _shape(layer.input)),
     ("output", False, lambda layer: _shape(layer.output)),
     ("parameters", True, _parameters),
+    ("formula", False, _formula),
     ("MACs", True, lambda layer: short_count(layer.macs)),
     ("saved MiB", True, lambda layer: _mib(layer.kept)),
     ("receptive field", True, lambda layer: _pixels(layer.receptive_field)),
 )
+# What a narrow terminal does without, in this order.
+_OPTIONAL = ("formula", "input", "kind")
 _SHAPE = "shape"
 _STAGE_COLUMNS: tuple[Column, ...] = (
     ("stage", False, lambda stage: stage.path),
@@ -343,12 +355,8 @@ _STAGE_COLUMNS: tuple[Column, ...] = (
 )
 
 
-def _empty_table(title: str, columns: Sequence[Column]) -> Table:
-    styled = Text(printable_lines(title), style="table.title")  # a name may hold what Rich takes for markup
-    table = Table(title=styled, title_justify="left", box=None, pad_edge=False)
-    for heading, right, _ in columns:
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    return table
+def _headings(columns: Sequence[Column]) -> dict[str, Literal["left", "right"]]:
+    return {heading: "right" if right else "left" for heading, right, _ in columns}
 
 
 def _markdown_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:

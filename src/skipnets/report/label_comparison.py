@@ -86,6 +86,7 @@ class LabelComparison(Display):
 
     def _differences(self, run: str) -> Table:
         return difference_table(
+            "label",
             "AUROC",
             self.runs[0],
             run,
