@@ -224,6 +224,23 @@ def test_nothing_but_tables_scrolls_sideways(
     for path in (report, wide_report):
         page = open_page(browser, path, width, "light")
         assert page.evaluate("document.documentElement.scrollWidth") == width
+        # On a phone a row of metrics is a block, whose cells say what they are.
+        scrolling = page.evaluate(
+            """() => [...document.querySelectorAll(".scroll:has(.stacked)")].map(
+                (each) => each.scrollWidth - each.clientWidth
+            )"""
+        )
+        assert scrolling
+        assert width > 620 or max(scrolling) <= 0
+        titles = page.evaluate(
+            """() => [...document.querySelectorAll(".stacked")].flatMap((table) => {
+                const headings = [...table.querySelectorAll("thead th")].map((cell) => cell.textContent);
+                return [...table.querySelectorAll("tbody td")].map(
+                    (cell) => [cell.dataset.title ?? "", headings[cell.cellIndex]]
+                );
+            })"""
+        )
+        assert all(heading == title for title, heading in titles)
         page.close()
 
 
