@@ -30,13 +30,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 import skipnets
-from skipnets.classifier import Classifier, softmax
+from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import Source
 from skipnets.data.loading import evaluation_batches
 from skipnets.evaluation.evaluating import calibration_images, evaluate_classes
 from skipnets.evaluation.outliers import fit_outlier_detector
 from skipnets.inputs import named_sources
+from skipnets.probabilities import softmax
 from skipnets.uncertainty import (
     CalibrationScores,
     OutlierDetector,

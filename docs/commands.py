@@ -65,14 +65,14 @@ def _paragraphs(text: str) -> list[str]:
 def _entry(command: str, argument: Argument) -> str:
     word = argument.name.removeprefix("--").lower()
     names = ", ".join(f"`{name}`" for name in argument.names)
-    told = _escaped(" ".join((argument.parameter.help or "").split()))
+    described = _escaped(" ".join((argument.parameter.help or "").split()))
     kind = _kind(argument.hint)
     default = argument.field_info.default
     if default is not False and default not in (None, inspect.Parameter.empty, "", ()):
         kind += f", default `{default}`"
     if argument.required:
         kind += ", required"
-    return f'- <a id="{command}-{word}"></a>{names} *({kind})*: {told}'
+    return f'- <a id="{command}-{word}"></a>{names} *({kind})*: {described}'
 
 
 def _escaped(text: str) -> str:

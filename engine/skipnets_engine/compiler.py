@@ -223,7 +223,7 @@ class _Emitter:
 
     def _convolve(self, step: Convolve) -> None:
         ends = self._ends(step)
-        ends.pop("channels")  # its weight tells
+        ends.pop("channels")  # its weight has them
         self.network.add_convolution(
             step.name,
             **ends,

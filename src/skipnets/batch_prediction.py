@@ -1,6 +1,6 @@
 """Batch prediction: any number of images into a folder of Parquet files, resumable, in shards.
 
-What is finished is told by the files alone. Each is complete or not there, and names in its metadata the
+The files alone show what is finished. Each is complete or not there, and names in its metadata the
 sources that were read to their end with it. A job that starts again passes over those, and, in sources that
 were begun or have changed, over the images that a file has a row for, whichever address they came by. So no
 image is lost or repeated, whatever moment a job was killed at. Rows of files that could not be read, as of a
@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from skipnets.classifier import Classifier, Prediction, number_columns, uncertainty_columns
+from skipnets.classifier import Classifier, Prediction
 from skipnets.data.decoding import ImageDecodeError, Source
 from skipnets.data.streams import (
     ImageSource,
@@ -36,6 +36,7 @@ from skipnets.data.streams import (
 )
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
+from skipnets.prediction import number_columns, uncertainty_columns
 
 __all__ = ["BatchResult", "fingerprint", "predict_to_folder", "shards_of", "summary_of"]
 
@@ -88,7 +89,7 @@ def predict_to_folder(
         classifier: Classifies them.
         addresses: As of `skipnets.data.streams.image_sources`.
         output: A folder for Parquet files with the columns path, label, probability, then label_2,
-            probability_2 …, and those of `skipnets.classifier.uncertainty_columns`, error and source; of a
+            probability_2 …, and those of `skipnets.prediction.uncertainty_columns`, error and source; of a
             multi-label classifier path, labels ("cat|dog"), "p:NAME" for each label, error and source; of a
             regression path, each target (with coverage also "low:NAME" and "high:NAME"), error and source.
             Jobs of other shards may write into it at the same time.
@@ -252,12 +253,12 @@ class _Stream:
         return source.name, unread
 
     def begun(self) -> dict[str, int]:
-        """Files of images of which some were taken, with their stamps, or 0 for any; each is told once."""
+        """Files of images of which some were taken, with stamps, or 0 for any; each is recorded once."""
         begun, self._begun = self._begun, {}
         return begun
 
     def finished(self) -> dict[str, int]:
-        """Sources all of whose images were taken and read, with their stamps; each is told once."""
+        """Sources all of whose images were taken and read, with their stamps; each is recorded once."""
         found = {}
         while self._ends and self._ends[0][0] <= self._taken:
             _, name, stamp = self._ends.popleft()
@@ -277,7 +278,7 @@ class _Stream:
 
 
 class _Earlier:
-    """What the files in a folder tell about earlier jobs of a shard.
+    """What the files in a folder record of earlier jobs of a shard.
 
     Args:
         folder: The output folder.
@@ -311,19 +312,21 @@ class _Earlier:
                 continue
             try:
                 metadata = pyarrow.parquet.read_schema(path).metadata or {}
-                told = json.loads(metadata.get(_METADATA, b"{}"))
+                recorded = json.loads(metadata.get(_METADATA, b"{}"))
             except (pyarrow.ArrowException, ValueError) as error:
                 raise UserError(
                     f"output={folder}: {path.name} is damaged; delete it to predict its images anew"
                 ) from error
             for key, value in about.items():
-                if told.get(key) != value:
-                    what = "another model" if key == "model" else f"{key}={told.get(key)}"
+                if recorded.get(key) != value:
+                    what = "another model" if key == "model" else f"{key}={recorded.get(key)}"
                     raise UserError(f"output={folder}: holds predictions with {what}; choose another folder")
-            if told.get("unread"):
-                _take_out(path, told)
+            if recorded.get("unread"):
+                _take_out(path, recorded)
             for stamps, name in ((self._finished, "finished"), (self._begun, "begun")):
-                stamps.update({self._place(source): stamp for source, stamp in told.get(name, {}).items()})
+                stamps.update(
+                    {self._place(source): stamp for source, stamp in recorded.get(name, {}).items()}
+                )
             self.next_number = max(self.next_number, int(match[3]) + 1)
             sources = pyarrow.parquet.read_table(path, columns=["source"])["source"]
             for source in sources.unique().to_pylist():
@@ -385,24 +388,24 @@ class _Earlier:
 
 
 def _within(source: str, path: str) -> str:
-    """What tells an image from others of its file: ":cat.png" of "x.tar:cat.png", also in "y.parquet#3"."""
+    """What distinguishes images of one file: ":cat.png" of "x.tar:cat.png", also in "y.parquet#3"."""
     return path.removeprefix(source if path.startswith(source) else source.rpartition("#")[0])
 
 
-def _take_out(path: Path, told: dict[str, Any]) -> None:
+def _take_out(path: Path, recorded: dict[str, Any]) -> None:
     """Write a file again without the rows of what could not be read.
 
     Args:
         path: The file.
-        told: Its metadata.
+        recorded: Its metadata.
     """
     import pyarrow
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
     kept = np.ones(table.num_rows, dtype=bool)
-    kept[told["unread"]] = False
-    metadata = {_METADATA: json.dumps({**told, "unread": []})}
+    kept[recorded["unread"]] = False
+    metadata = {_METADATA: json.dumps({**recorded, "unread": []})}
     with _writing(path.parent), atomic_path(path) as temporary:
         table = table.filter(pyarrow.array(kept)).replace_schema_metadata(metadata)
         pyarrow.parquet.write_table(table, temporary, compression="zstd")
@@ -488,8 +491,8 @@ class _Writer:
         columns["error"] = [None if row.error is None else _text(row.error) for row in predictions]
         columns["source"] = [_text(source) for _, source in self._rows]
         types += [("error", pyarrow.string()), ("source", pyarrow.string())]
-        told = {**self._about, "finished": finished, "begun": begun, "unread": self._unread}
-        metadata = {_METADATA: json.dumps(told)}
+        recorded = {**self._about, "finished": finished, "begun": begun, "unread": self._unread}
+        metadata = {_METADATA: json.dumps(recorded)}
         table = pyarrow.table(columns, schema=pyarrow.schema(types, metadata=metadata))
         path = self._folder / f"{_prefix(self._shard)}{self._number:05}.parquet"
         with _writing(self._folder), atomic_path(path) as temporary:
@@ -514,7 +517,7 @@ def _digest(path: str) -> bytes:
 
 
 def fingerprint(classifier: Classifier) -> str:
-    """What tells one model from another: a hash of its file."""
+    """What distinguishes one model from another: a hash of its file."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     if classifier.path is None:
         digest.update(json.dumps(classifier.metadata(), sort_keys=True).encode())

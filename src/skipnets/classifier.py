@@ -7,10 +7,9 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,19 +20,21 @@ from numpy.typing import NDArray
 from skipnets.data.listing import channel_word
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.description import Description, Task, check_answers
+from skipnets.description import CLASS_NOUNS, MODEL_NOUNS, Description, Task
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
-from skipnets.inputs import is_tensor, named_sources
-from skipnets.models.registry import AXES, INPUTS, config_to_dict
+from skipnets.inputs import checked_batch, empty_batch, named_sources, readable
+from skipnets.models.registry import INPUTS, config_to_dict
+from skipnets.opening import OpenedModel, describe, open_model
 from skipnets.origin import Origin
-from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
+from skipnets.prediction import Prediction, RegressionPrediction
+from skipnets.probabilities import NOT_FINITE, sigmoid, softmax
+from skipnets.runtimes import Runtime
 from skipnets.runtimes.ensemble import EnsembleRuntime
-from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
 from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
 from skipnets.runtimes.views import averaged_embeddings, averaged_logits, check_tta
-from skipnets.scaling import TargetScale, common_scales, unscaled
-from skipnets.tables import Display, make_table, number_text, properties_table
-from skipnets.trust import MissingNetworkError, Trust, trusting
+from skipnets.scaling import TargetScale, unscaled
+from skipnets.tables import Display, properties_table
+from skipnets.trust import Trust, trusting
 from skipnets.uncertainty import (
     CalibrationScores,
     Uncertainty,
@@ -53,21 +54,7 @@ if TYPE_CHECKING:
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
 
-_KINDS: Mapping[Task, str] = {
-    "single-label": "classifier",
-    "multi-label": "multi-label classifier",
-    "regression": "regression",
-}
-_CLASS_NOUNS: Mapping[Task, str] = {
-    "single-label": "classes",
-    "multi-label": "labels",
-    "regression": "targets",
-}
-NOT_FINITE = "the network computes what is no number: its weights or its preprocessing are wrong"
-
 __all__ = [
-    "NOT_FINITE",
-    "SET_SEPARATOR",
     "Classifier",
     "Prediction",
     "RegressionPrediction",
@@ -75,153 +62,7 @@ __all__ = [
     "check_single_label",
     "describe",
     "load",
-    "number_columns",
-    "sigmoid",
-    "softmax",
-    "uncertainty_columns",
 ]
-
-SET_SEPARATOR = "|"  # between the classes of a prediction set in text
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction(Display):
-    """A classifier's prediction for one image.
-
-    Attributes:
-        source: The path as it was given, or "[3]" for the fourth input where that is not a path.
-        label: The most probable class; None if the image failed, or of a multi-label classifier.
-        probability: Probability of that class.
-        labels: Of a multi-label classifier, the labels whose probabilities reach their thresholds, the most
-            probable first; else the most probable class alone.
-        ranking: The most probable classes with their probabilities, best first; of a multi-label classifier,
-            all labels.
-        error: Why the image failed; None if it did not.
-        prediction_set: The classes that contain the true one with the coverage asked for, most probable
-            first; of a multi-label classifier, the labels that hold this share of an image's labels on
-            average. None if none was asked for.
-        p_value: How usual the image is: the share of calibration images that are at least as unusual; None if
-            no share to reject was given.
-        rejected: Whether it is among the share of most unusual images that was to be rejected.
-    """
-
-    source: str
-    label: str | None = None
-    probability: float | None = None
-    labels: tuple[str, ...] = ()
-    ranking: tuple[tuple[str, float], ...] = ()
-    error: str | None = None
-    prediction_set: tuple[str, ...] | None = None
-    p_value: float | None = None
-    rejected: bool | None = None
-
-    def tables(self) -> list[Table]:
-        """Tables that `print` and notebooks show."""
-        rows = [(label, f"{probability:.1%}") for label, probability in self.ranking]
-        if self.error is not None:
-            rows = [(f"failed: {self.error}", "")]
-        if self.prediction_set is not None:
-            of_several = self.label is None
-            names = ", ".join(self.prediction_set) or "(none)"
-            rows.append((f"{'set' if of_several else 'one of'}: {names}", ""))
-        if self.rejected:
-            rows.append((f"rejected: unlike the calibration images (p={self.p_value:.4f})", ""))
-        columns: Any = {"image": "left", "class": "left", "probability": "right"}
-        if self.label is None and self.error is None:
-            rows = [(f"✓ {name}" if name in self.labels else f"  {name}", share) for name, share in rows]
-            columns = {"image": "left", "label": "left", "probability": "right"}
-        return [
-            make_table(columns, [(self.source if index == 0 else "", *row) for index, row in enumerate(rows)])
-        ]
-
-
-def uncertainty_columns(
-    predictions: Sequence[Prediction], *, coverage: bool, reject: bool
-) -> dict[str, list[Any]]:
-    """Columns of a table of predictions that hold what was asked for besides the most probable classes.
-
-    Args:
-        predictions: One a row.
-        coverage: Whether there is a column `set`, the prediction set's classes with "|" between them.
-        reject: Whether there are `p_value` and `rejected`.
-    """
-    columns: dict[str, list[Any]] = {}
-    if coverage:
-        sets = [row.prediction_set for row in predictions]
-        columns["set"] = [None if each is None else SET_SEPARATOR.join(each) for each in sets]
-    if reject:
-        columns["p_value"] = [row.p_value for row in predictions]
-        columns["rejected"] = [row.rejected for row in predictions]
-    return columns
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegressionPrediction(Prediction):
-    """A regression's prediction for one image: a number for each target.
-
-    It has no classes: `label` and `probability` are None, `labels` and `ranking` empty.
-
-    Attributes:
-        values: The targets with their numbers in the targets' units, in their order; empty if the image
-            failed. Those of ordinal targets are whole.
-        intervals: The targets with the lowest and the highest number of an interval that contains the true
-            one with the coverage asked for; empty if none was asked for.
-    """
-
-    values: tuple[tuple[str, float], ...] = ()
-    intervals: tuple[tuple[str, float, float], ...] = ()
-
-    @property
-    def value(self) -> float | None:
-        """The number of the only target, or of the first of several; None if the image failed."""
-        return self.values[0][1] if self.values else None
-
-    def text(self, target: str) -> str:
-        """A target's number as text, with its interval if there is one: "41.5 (38.2 to 44.8)"."""
-        [value] = [number for name, number in self.values if name == target]
-        limits = [
-            f" ({number_text(low)} to {number_text(high)})"
-            for name, low, high in self.intervals
-            if name == target
-        ]
-        return "".join([number_text(value), *limits])
-
-    def tables(self) -> list[Table]:
-        """Tables that `print` and notebooks show."""
-        rows = [(name, self.text(name)) for name, _ in self.values]
-        if self.error is not None:
-            rows = [(f"failed: {self.error}", "")]
-        columns: Any = {"image": "left", "target": "left", "value": "right"}
-        return [
-            make_table(columns, [(self.source if index == 0 else "", *row) for index, row in enumerate(rows)])
-        ]
-
-
-def number_columns(
-    predictions: Sequence[Prediction], targets: Sequence[str], *, coverage: bool = False
-) -> dict[str, list[Any]]:
-    """Columns of a table of a regression's predictions: one for each target.
-
-    A target that is called like another column, "path", "error" or "source", has "p:" before its name.
-
-    Args:
-        predictions: One a row.
-        targets: Their names.
-        coverage: Whether there are "low:NAME" and "high:NAME" for each, the limits of its interval.
-    """
-    rows = [
-        row if isinstance(row, RegressionPrediction) else RegressionPrediction(source="")
-        for row in predictions
-    ]
-    values = [dict(row.values) for row in rows]
-    limits = [{name: ends for name, *ends in row.intervals} for row in rows]
-    taken = ("path", "error", "source")
-    columns: dict[str, list[Any]] = {}
-    for name in targets:
-        columns[f"p:{name}" if name in taken else name] = [numbers.get(name) for numbers in values]
-        for end, title in enumerate(("low", "high") if coverage else ()):
-            columns[f"{title}:{name}"] = [ends[name][end] if name in ends else None for ends in limits]
-    return columns
 
 
 class Classifier(Display):
@@ -365,7 +206,7 @@ class Classifier(Display):
             architecture=config_to_dict(model.config),
             classes=classes,
             preprocessing=preprocessing,
-            provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
+            provenance=_dated(provenance),
             runtime=TorchRuntime(model),
             task=task or "single-label",
             thresholds=thresholds,
@@ -388,33 +229,65 @@ class Classifier(Display):
         Raises:
             UserError: If there is none, or they differ.
         """
-        if not members:
-            raise UserError("members: must be at least one classifier")
-        first = members[0]
-        for name in ("architecture", "classes", "preprocessing", "temperature", "task"):
-            if any(getattr(member, name) != getattr(first, name) for member in members):
-                raise UserError(f"members: must be classifiers of the same {name}")
-        if first.temperature != 1:
-            raise UserError("members: must have a temperature of 1; calibrate the ensemble instead")
-        if any(member.ensemble > 1 for member in members):
-            raise UserError("members: must be single networks, not ensembles")
-        scales = None if first.scales is None else common_scales([member.scales or () for member in members])
-        thresholds = None
-        if first.thresholds is not None:
-            thresholds = np.mean(np.array([member.thresholds for member in members]), axis=0).tolist()
-        ensemble = cls(
-            architecture=first.architecture,
-            classes=first.classes,
-            preprocessing=first.preprocessing,
-            provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
-            runtime=EnsembleRuntime([member.runtime for member in members], task=first.task),
-            ensemble=len(members),
-            task=first.task,
-            thresholds=thresholds,
-            scales=scales,
+        description = Description.of_ensemble(
+            [member._description() for member in members], provenance=_dated(provenance)
         )
+        runtime = EnsembleRuntime([member.runtime for member in members], task=description.task)
+        ensemble = cls._described(description, runtime)
         ensemble._members = tuple(members)
         return ensemble
+
+    @classmethod
+    def _described(
+        cls,
+        description: Description,
+        runtime: Runtime,
+        path: Path | None = None,
+        *,
+        export: Mapping[str, Any] | None = None,
+    ) -> Classifier:
+        return cls(
+            architecture=description.architecture,
+            classes=description.classes,
+            preprocessing=description.preprocessing,
+            provenance=description.provenance,
+            runtime=runtime,
+            temperature=description.temperature,
+            path=path,
+            export=export,
+            ensemble=description.members,
+            task=description.task,
+            thresholds=description.thresholds,
+            scales=description.scales,
+            uncertainty=description.uncertainty,
+        )
+
+    @classmethod
+    def _opened(cls, opened: OpenedModel, *, device: str, threads: int | None) -> Classifier:
+        """The classifier of a file, which can be pickled: it knows how to open the file again."""
+        path, runtime = opened.path, opened.runtime
+        classifier = cls._described(opened.description, runtime, path, export=opened.export)
+        if isinstance(runtime, EnsembleRuntime):
+            single = replace(opened.description, members=1, temperature=1.0, uncertainty=None)
+            classifier._members = tuple(cls._described(single, member, path) for member in runtime.members)
+            for number, member in enumerate(classifier._members):
+                member._number = number
+        classifier._origin = Origin.of(path, runtime=runtime.name, device=device, threads=threads)
+        return classifier
+
+    def _description(self) -> Description:
+        return Description(
+            architecture=self.architecture,
+            classes=self.classes,
+            preprocessing=self.preprocessing,
+            temperature=self.temperature,
+            provenance=self.provenance,
+            members=self.ensemble,
+            task=self.task,
+            thresholds=self.thresholds,
+            scales=self.scales,
+            uncertainty=self.uncertainty,
+        )
 
     @property
     def runs_in(self) -> str:
@@ -476,23 +349,13 @@ class Classifier(Display):
         Raises:
             UserError: If the provenance holds values that JSON cannot represent.
         """
-        from skipnets.version import (
-            __version__,
-        )  # here, because looking it up takes time and predicting does not need it
+        from skipnets.version import __version__  # looking it up takes time, and predicting does not need it
 
-        description = Description(
-            architecture=self.architecture,
-            classes=self.classes,
-            preprocessing=self.preprocessing,
-            temperature=self.temperature,
-            provenance=self.provenance,
-            members=self.ensemble,
-            task=self.task,
-            thresholds=self.thresholds,
-            scales=self.scales,
-            uncertainty=self.uncertainty,
-        )
-        return {"format_version": FORMAT_VERSION, "skipnets_version": __version__, **description.to_dict()}
+        return {
+            "format_version": FORMAT_VERSION,
+            "skipnets_version": __version__,
+            **self._description().to_dict(),
+        }
 
     def predict(
         self,
@@ -604,26 +467,15 @@ class Classifier(Display):
                 raise UserError(
                     f"{option}: the temperature was changed after skipnets calibrate; run it again"
                 )
-            for scores in self._covering:
+            for scores in self._calibration_scores():
                 scores.quantile(coverage)
         if reject is not None:
-            if self.uncertainty.outliers is None:
-                raise UserError(
-                    f"{option}: the model was calibrated without its training images, by which unusual ones "
-                    "are told; calibrate it again where they are"
-                )
-            self.uncertainty.outliers.calibration.check_reject(reject)
+            self.uncertainty.check_reject(reject)
 
-    @property
-    def _covering(self) -> tuple[CalibrationScores, ...]:
-        """The scores of sets, or of each target's intervals; `check_calibrated` makes sure of them."""
+    def _calibration_scores(self) -> tuple[CalibrationScores, ...]:
+        """The scores of prediction sets, or of each target's intervals; `check_calibrated` comes first."""
         assert self.uncertainty is not None
-        sets, intervals = self.uncertainty.sets, self.uncertainty.intervals
-        found = intervals if self.task == "regression" else () if sets is None else (sets,)
-        if len(found) != (len(self.classes) if self.task == "regression" else 1):
-            what = "prediction intervals" if self.task == "regression" else "prediction sets"
-            raise UserError(f"coverage: the model was calibrated without {what}; calibrate it again")
-        return found
+        return self.uncertainty.scores(len(self.classes) if self.task == "regression" else None)
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
         """Convert images to the network's input, (N, C, H, W): float32, or uint8 if the graph normalizes.
@@ -631,8 +483,10 @@ class Classifier(Display):
         Raises:
             UserError: If one of them cannot be read.
         """
-        batches = [_require_readable(batch) for batch in self._batches(inputs, 64, workers)]
-        return np.concatenate(batches) if batches else self._no_images()
+        batches = [readable(batch) for batch in self._batches(inputs, 64, workers)]
+        return (
+            np.concatenate(batches) if batches else empty_batch(self.preprocessing, self.runtime.input_type)
+        )
 
     def logits(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
         """Logits of a preprocessed batch: (N, C, H, W) → (N, classes).
@@ -666,7 +520,7 @@ class Classifier(Display):
         """
         if self.task == "regression":
             raise UserError("probabilities: a regression has none; values gives its numbers")
-        return self.answers(batch)
+        return self.outputs(batch)
 
     def values(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
         """Numbers of a preprocessed batch in the targets' units: (N, C, H, W) → (N, targets).
@@ -675,19 +529,19 @@ class Classifier(Display):
             UserError: As `logits`, if the network's outputs are not finite, and of a classifier.
         """
         if self.task != "regression":
-            raise UserError(f"values: a {_KINDS[self.task]} has probabilities, not numbers")
-        return self.answers(batch)
+            raise UserError(f"values: a {MODEL_NOUNS[self.task]} has probabilities, not numbers")
+        return self.outputs(batch)
 
-    def answers(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
+    def outputs(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
         """`probabilities`, or of a regression `values`: what `prediction` takes a row of.
 
         Raises:
             UserError: As `logits`, and if the network's outputs are not finite.
         """
-        answers = self._normalized(self.logits(batch))
-        if not np.isfinite(answers).all():
+        outputs = self._normalized(self.logits(batch))
+        if not np.isfinite(outputs).all():
             raise UserError(f"batch: {NOT_FINITE}")
-        return answers
+        return outputs
 
     def _normalized(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore"):  # those that are not finite are reported by the caller
@@ -702,7 +556,7 @@ class Classifier(Display):
 
         Args:
             source: Its name.
-            probabilities: (classes,) a row of `answers`.
+            probabilities: (classes,) a row of `outputs`.
             top_k: As of `predict`.
         """
         if self.task == "regression":
@@ -750,12 +604,10 @@ class Classifier(Display):
         Raises:
             UserError: If an image cannot be read.
         """
-        vectors = [
-            self.embed_batch(_require_readable(batch)) for batch in self._batches(inputs, batch_size, workers)
-        ]
+        vectors = [self.embed_batch(readable(batch)) for batch in self._batches(inputs, batch_size, workers)]
         if vectors:
             return np.concatenate(vectors)
-        one = np.zeros((1, *self._no_images().shape[1:]), self.runtime.input_type)
+        one = empty_batch(self.preprocessing, self.runtime.input_type, images=1)
         return self.runtime.embed(one)[:0]
 
     def tables(self) -> list[Table]:
@@ -766,7 +618,7 @@ class Classifier(Display):
             properties_table(
                 {
                     "model": self._name(),
-                    _CLASS_NOUNS[self.task]: f"{len(self.classes)}: {listed(self.classes, 10)}",
+                    CLASS_NOUNS[self.task]: f"{len(self.classes)}: {listed(self.classes, 10)}",
                     INPUTS[dims]: f"{size}, {channel_word(channels)}" if dims == 2 else size,
                     "runs in": self.runs_in,
                     **({} if self.path is None else {"file": str(self.path)}),
@@ -776,7 +628,7 @@ class Classifier(Display):
 
     def __repr__(self) -> str:
         return (
-            f"Classifier({self._name()}, {len(self.classes)} {_CLASS_NOUNS[self.task]}, "
+            f"Classifier({self._name()}, {len(self.classes)} {CLASS_NOUNS[self.task]}, "
             f"runtime={self.runtime.name!r}, device={self.runtime.device!r})"
         )
 
@@ -806,12 +658,13 @@ class Classifier(Display):
         if "runtime" not in state:
             assert self._origin is not None
             self._origin.check()
-            again = load(
+            opened = open_model(
                 self._origin.path,
                 runtime=self._origin.runtime,
                 device=self._origin.device,
                 threads=self._origin.threads,
             )
+            again = self._opened(opened, device=self._origin.device, threads=self._origin.threads)
             self.runtime, self._members = again.runtime, again._members
 
     def _torch_runtime(self) -> TorchRuntime:
@@ -832,30 +685,17 @@ class Classifier(Display):
     def _tensors(self) -> dict[str, NDArray[Any]]:
         return self._tensors_of_file() if self.runtime.name == "native" else self._torch_runtime().tensors()
 
-    def _no_images(self) -> NDArray[Any]:
-        shape = (0, self.preprocessing.channels, *self.preprocessing.size)
-        return np.zeros(shape, self.runtime.input_type)
-
     def _checked(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
-        array = batch.detach().cpu().numpy() if is_tensor(batch) else batch
-        channels, dims = self.preprocessing.channels, self.preprocessing.dims
-        wanted = f"(N, {channels}, {AXES[dims]})"
-        if not isinstance(array, np.ndarray):
-            raise UserError(f"batch: must be an array or tensor {wanted}, not {type(batch).__name__}")
-        if array.ndim != 2 + dims or array.shape[1] != channels:
-            raise UserError(f"batch: must be {wanted}, not {array.shape}")
-        if self.runtime.input_type == "float32":
-            return np.asarray(array, np.float32)
-        if array.dtype != np.uint8:
-            raise UserError(f"batch: must be uint8 pixels, which this network normalizes, not {array.dtype}")
-        return np.asarray(array)
+        return checked_batch(batch, self.preprocessing, self.runtime.input_type)
 
     def _predictions(
         self, batches: Iterator[ImageBatch], top_k: int, coverage: float | None, reject: float | None
     ) -> Iterator[Prediction]:
         for batch in batches:
             rows = iter(
-                self.judged(batch.inputs, coverage=coverage, reject=reject) if len(batch.inputs) else ()
+                self.outputs_with_uncertainty(batch.inputs, coverage=coverage, reject=reject)
+                if len(batch.inputs)
+                else ()
             )
             for source, error in batch.outcomes():
                 if error is not None:
@@ -867,10 +707,10 @@ class Classifier(Display):
                     continue
                 yield replace(self.prediction(source, probabilities, top_k), **uncertainty)
 
-    def judged(
+    def outputs_with_uncertainty(
         self, batch: NDArray[Any], *, coverage: float | None = None, reject: float | None = None
     ) -> list[tuple[NDArray[np.float64], dict[str, Any]]]:
-        """`answers` with what is asked for besides: for each image a row, and fields of `Prediction`.
+        """`outputs` with what is asked for besides: for each image a row, and fields of `Prediction`.
 
         Args:
             batch: (N, C, H, W), preprocessed.
@@ -910,7 +750,7 @@ class Classifier(Display):
             probabilities: From `probabilities`.
             coverage: As of `predict`; `check_calibrated` says whether the classifier can.
         """
-        [scores] = self._covering
+        [scores] = self._calibration_scores()
         of_task = label_sets if self.task == "multi-label" else prediction_sets
         return of_task(probabilities, scores, coverage)
 
@@ -922,7 +762,7 @@ class Classifier(Display):
             coverage: As of `predict`; `check_calibrated` says whether the model can.
         """
         grades = [scale.grades for scale in self.scales or ()]
-        return prediction_intervals(values, self._covering, coverage, grades)
+        return prediction_intervals(values, self._calibration_scores(), coverage, grades)
 
     def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
         return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)
@@ -944,6 +784,10 @@ class Classifier(Display):
             normalize=self.runtime.input_type == "float32",
             failed=failed,
         )
+
+
+def _dated(provenance: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})}
 
 
 def _published_preprocessing(model: Backbone[Any]) -> Preprocessing:
@@ -990,61 +834,14 @@ def load(
     check_path("path", path)
     check_tta(tta)
     with trusting(trust):
-        classifier = _load(path, runtime, device, threads, precision, model)
+        opened = open_model(
+            path, runtime=runtime, device=device, threads=threads, precision=precision, model=model
+        )
+    classifier = Classifier._opened(opened, device=device, threads=threads)
     if tta != "none":
         classifier.preprocessing.require_images(f"tta={tta}")
     classifier.tta = tta
     return classifier
-
-
-def _load(
-    path: str | os.PathLike[str],
-    runtime: str,
-    device: str,
-    threads: int | None,
-    precision: str,
-    model: nn.Module | None = None,
-) -> Classifier:
-    if export_format(path) is not None:
-        if precision not in ("auto", "32-true"):
-            raise UserError(f"precision={precision}: an export computes as it was made; take the model file")
-        opened = open_exported(path, runtime=runtime, device=device, threads=threads)
-        description = Description.from_metadata(opened.path, opened.metadata)
-        check_answers(opened.path, opened.runtime, description)
-        classifier = _classifier(description, opened.runtime, opened.path, export=opened.metadata["export"])
-        return _remembering(classifier, device, threads)
-    file = read_model_file(path)
-    description = Description.from_metadata(file.path, file.metadata)
-    networks = [file.tensors()] if description.members == 1 else file.members()
-    if len(networks) != description.members:
-        raise UserError(f"{file.path}: holds {len(networks)} networks, not {description.members}")
-    try:
-        engines = [
-            open_runtime(
-                runtime,
-                architecture=description.architecture,
-                tensors=tensors,
-                device=device,
-                threads=threads,
-                # The trial compares the most probable classes, and nothing else.
-                precision="32-true"
-                if precision == "auto" and description.task != "single-label"
-                else precision,
-                network=copy.deepcopy(model) if description.members > 1 else model,
-            )
-            for tensors in networks
-        ]
-    except (TensorsDoNotFitError, MissingNetworkError) as error:
-        raise UserError(f"{file.path}: {error}") from error
-    if description.members == 1:
-        return _remembering(_classifier(description, engines[0], file.path), device, threads)
-    average = EnsembleRuntime(engines, task=description.task)
-    ensemble = _classifier(description, average, file.path)
-    single = replace(description, members=1, temperature=1.0, uncertainty=None)
-    ensemble._members = tuple(_classifier(single, engine, file.path) for engine in engines)
-    for number, member in enumerate(ensemble._members):
-        member._number = number
-    return _remembering(ensemble, device, threads)
 
 
 def as_classifier(
@@ -1061,95 +858,6 @@ def as_classifier(
     return load(model, runtime=runtime, device=device, threads=threads)
 
 
-def _classifier(
-    description: Description, runtime: Runtime, path: Path, *, export: Mapping[str, Any] | None = None
-) -> Classifier:
-    return Classifier(
-        architecture=description.architecture,
-        classes=description.classes,
-        preprocessing=description.preprocessing,
-        provenance=description.provenance,
-        runtime=runtime,
-        temperature=description.temperature,
-        path=path,
-        export=export,
-        ensemble=description.members,
-        task=description.task,
-        thresholds=description.thresholds,
-        scales=description.scales,
-        uncertainty=description.uncertainty,
-    )
-
-
-def _remembering(classifier: Classifier, device: str, threads: int | None) -> Classifier:
-    """The classifier, which can then be pickled."""
-    assert classifier.path is not None
-    classifier._origin = Origin.of(
-        classifier.path, runtime=classifier.runtime.name, device=device, threads=threads
-    )
-    return classifier
-
-
-def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Metadata of a model file or an export, without loading weights or torch.
-
-    Args:
-        path: A model file or a run folder.
-
-    Returns:
-        Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (their
-        number of all networks), classes, preprocessing, temperature, provenance; of an ensemble members, its
-        number of networks; of a multi-label classifier task and thresholds, of a regression task and scales;
-        of a calibrated one uncertainty, its number of images and its score for outliers.
-
-    Raises:
-        UserError: As for `load`, except for problems in the weights.
-    """
-    if export_format(path) is not None:
-        where, metadata = read_export_metadata(path)
-        export = metadata["export"]
-        return {
-            **_description(where, metadata, export.get("parameters")),
-            "export": {key: value for key, value in export.items() if key != "parameters"},
-        }
-    file = read_model_file(path)
-    return _description(file.path, file.metadata, file.parameters)
-
-
-def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[str, Any]:
-    description = Description.from_metadata(path, metadata)
-    files = path.iterdir() if path.is_dir() else [path]
-    values = replace(description, uncertainty=None).to_dict()
-    if (uncertainty := description.uncertainty) is not None:
-        score = None if uncertainty.outliers is None else uncertainty.outliers.score
-        values["uncertainty"] = {"images": uncertainty.images, "outlier_score": score}
-    return {
-        "path": str(path),
-        "bytes": sum(file.stat().st_size for file in files),
-        "format_version": metadata["format_version"],
-        "skipnets_version": metadata.get("skipnets_version"),
-        "architecture": values.pop("architecture"),
-        "parameters": parameters,
-        **values,
-    }
-
-
-def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
-    """(N, classes) logits → probabilities, in float64 so that high ones are not rounded to 1."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    powers = np.exp(shifted / temperature)
-    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
-
-
-def sigmoid(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
-    """(N, labels) logits → probabilities of each label, which do not depend on one another, in float64."""
-    scaled = logits.astype(np.float64) / temperature
-    smaller = np.exp(-np.abs(scaled))  # never above 1, so that nothing overflows
-    probabilities: NDArray[np.float64] = np.where(scaled >= 0, 1, smaller) / (1 + smaller)
-    return probabilities
-
-
 def check_single_label(classifier: Classifier, what: str) -> None:
     """Refuse a multi-label classifier or a regression where something is made for one label an image.
 
@@ -1162,12 +870,5 @@ def check_single_label(classifier: Classifier, what: str) -> None:
     """
     if classifier.task != "single-label":
         raise UserError(
-            f"{what}: not yet with a {_KINDS[classifier.task]}, as {classifier.path or 'this one'} is"
+            f"{what}: not yet with a {MODEL_NOUNS[classifier.task]}, as {classifier.path or 'this one'} is"
         )
-
-
-def _require_readable(batch: ImageBatch) -> NDArray[Any]:
-    for name, error in batch.outcomes():
-        if error is not None:
-            raise UserError(error if name in error else f"{name}: {error}")
-    return batch.inputs

@@ -1,7 +1,7 @@
 """The metadata of a classifier in a model file or an export: validation, and conversion to JSON.
 
 Whatever a file says passes through here, from whichever reader: `Description.from_metadata` for what every
-file has, `check_export` for what exports have besides, `check_answers` for whether the network does so.
+file has, `check_export` for what exports have besides, `check_outputs` for whether the network does so.
 """
 
 from __future__ import annotations
@@ -20,15 +20,37 @@ from skipnets.errors import UserError, one_line
 from skipnets.models.registry import INPUTS, config_from_dict, config_to_dict
 from skipnets.runtimes.graph_format import EXPORT_FORMATS
 from skipnets.runtimes.runtime import InputType, NoFeaturesError
-from skipnets.scaling import TargetScale
+from skipnets.scaling import TargetScale, common_scales
 from skipnets.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     from skipnets.runtimes.runtime import Runtime
 
-__all__ = ["COMPARED", "Description", "Task", "check_answers", "check_export", "check_thresholds", "plain"]
+__all__ = [
+    "CLASS_NOUNS",
+    "COMPARED",
+    "MODEL_NOUNS",
+    "Description",
+    "Task",
+    "check_export",
+    "check_outputs",
+    "check_thresholds",
+    "plain",
+]
 
 Task = Literal["single-label", "multi-label", "regression"]
+
+
+MODEL_NOUNS: Mapping[Task, str] = {
+    "single-label": "classifier",
+    "multi-label": "multi-label classifier",
+    "regression": "regression",
+}
+CLASS_NOUNS: Mapping[Task, str] = {
+    "single-label": "classes",
+    "multi-label": "labels",
+    "regression": "targets",
+}
 
 
 class Compared(NamedTuple):
@@ -132,6 +154,41 @@ class Description:
             object.__setattr__(self, name, value)
 
     @classmethod
+    def of_ensemble(cls, members: Sequence[Description], *, provenance: Mapping[str, Any]) -> Self:
+        """The description of an ensemble that averages the probabilities, or numbers, of single networks.
+
+        Args:
+            members: Those of the networks.
+            provenance: The ensemble's.
+
+        Raises:
+            UserError: If there is none, or they differ in more than thresholds and grades.
+        """
+        if not members:
+            raise UserError("members: must be at least one classifier")
+        first = members[0]
+        for name in ("architecture", "classes", "preprocessing", "temperature", "task"):
+            if any(getattr(member, name) != getattr(first, name) for member in members):
+                raise UserError(f"members: must be classifiers of the same {name}")
+        if first.temperature != 1:
+            raise UserError("members: must have a temperature of 1; calibrate the ensemble instead")
+        if any(member.members > 1 for member in members):
+            raise UserError("members: must be single networks, not ensembles")
+        thresholds = [member.thresholds for member in members if member.thresholds is not None]
+        scales = [member.scales for member in members if member.scales is not None]
+        return cls(
+            architecture=first.architecture,
+            classes=first.classes,
+            preprocessing=first.preprocessing,
+            temperature=1.0,
+            provenance=provenance,
+            members=len(members),
+            task=first.task,
+            thresholds=tuple(np.mean(thresholds, axis=0).tolist()) if thresholds else None,
+            scales=common_scales(scales) if scales else None,
+        )
+
+    @classmethod
     def from_metadata(cls, path: Path, metadata: Mapping[str, Any]) -> Self:
         """Validate the metadata of a file.
 
@@ -211,7 +268,7 @@ def check_export(path: Path, metadata: Mapping[str, Any]) -> None:
         raise UserError(f"{path}: damaged metadata ({error})") from error
 
 
-def check_answers(path: Path, runtime: Runtime, description: Description) -> None:
+def check_outputs(path: Path, runtime: Runtime, description: Description) -> None:
     """Check that a graph computes what its metadata say: run it on one black image.
 
     Raises:
@@ -240,7 +297,7 @@ def check_answers(path: Path, runtime: Runtime, description: Description) -> Non
             f"for one image and {len(description.classes)} classes"
         )
     if not (np.isfinite(logits).all() and np.isfinite(features).all()):
-        raise UserError(f"{path}: damaged: its graph computes what is no number")
+        raise UserError(f"{path}: damaged: its graph's outputs are not finite")
 
 
 def _check_types(

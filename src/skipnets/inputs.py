@@ -1,5 +1,7 @@
 """Convert image arguments (paths, folders, patterns, PIL images, arrays, tensors) to named sources.
 
+Batches that are given as an array or a tensor are checked here, too.
+
 Shapes: N images, C channels, H height, W width.
 """
 
@@ -22,17 +24,20 @@ from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import images_below
 from skipnets.data.streams import SHARD_SUFFIXES
 from skipnets.errors import UserError
+from skipnets.models.registry import AXES
 
 if TYPE_CHECKING:
     import torch
 
     from skipnets.data.decoding import Source
+    from skipnets.data.loading import ImageBatch
     from skipnets.data.preprocessing import Preprocessing
+    from skipnets.runtimes.runtime import InputType
 
     Image = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor | Page | WindowedImage
     Images = Image | Iterable[Image]
 
-__all__ = ["expand", "is_tensor", "named_sources"]
+__all__ = ["checked_batch", "empty_batch", "expand", "is_tensor", "named_sources", "readable"]
 
 
 def named_sources(inputs: Images, preprocessing: Preprocessing | None = None) -> Iterator[tuple[str, Source]]:
@@ -83,6 +88,50 @@ def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     """Whether a value is a torch tensor, without importing torch."""
     loaded = sys.modules.get("torch")
     return loaded is not None and isinstance(value, loaded.Tensor)
+
+
+def checked_batch(
+    batch: NDArray[Any] | torch.Tensor, preprocessing: Preprocessing, input_type: InputType
+) -> NDArray[Any]:
+    """A preprocessed batch as an array that a runtime takes.
+
+    Args:
+        batch: (N, C, H, W), or that of signals or volumes.
+        preprocessing: What it went through.
+        input_type: What the network takes: "float32", or "uint8" if it normalizes.
+
+    Raises:
+        UserError: If the batch has another shape, or is normalized although the network normalizes.
+    """
+    array = batch.detach().cpu().numpy() if is_tensor(batch) else batch
+    channels, dims = preprocessing.channels, preprocessing.dims
+    wanted = f"(N, {channels}, {AXES[dims]})"
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"batch: must be an array or tensor {wanted}, not {type(batch).__name__}")
+    if array.ndim != 2 + dims or array.shape[1] != channels:
+        raise UserError(f"batch: must be {wanted}, not {array.shape}")
+    if input_type == "float32":
+        return np.asarray(array, np.float32)
+    if array.dtype != np.uint8:
+        raise UserError(f"batch: must be uint8 pixels, which this network normalizes, not {array.dtype}")
+    return np.asarray(array)
+
+
+def empty_batch(preprocessing: Preprocessing, input_type: InputType, *, images: int = 0) -> NDArray[Any]:
+    """A batch of zeros, (images, C, H, W)."""
+    return np.zeros((images, preprocessing.channels, *preprocessing.size), input_type)
+
+
+def readable(batch: ImageBatch) -> NDArray[Any]:
+    """The images of a batch, (N, C, H, W).
+
+    Raises:
+        UserError: If one of them could not be read.
+    """
+    for name, error in batch.outcomes():
+        if error is not None:
+            raise UserError(error if name in error else f"{name}: {error}")
+    return batch.inputs
 
 
 def _is_one(inputs: object, preprocessing: Preprocessing | None) -> bool:

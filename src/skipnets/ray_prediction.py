@@ -119,7 +119,7 @@ def predict_with_ray(
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         raise cause if isinstance(cause, UserError) else error from None
-    # By the files: a task that ran again, as its machine was lost after it, tells nothing of its first run.
+    # By the files: a task that ran again, as its machine was lost after it, reports nothing of its first run.
     return summary_of(sorted(set(Path(output).glob("part-*.parquet")) - earlier))
 
 

@@ -1,7 +1,7 @@
 """When a model does not know: sets and intervals with a guaranteed coverage, and images unlike all others.
 
 All are split conformal prediction (Vovk et al. 2005; Angelopoulos & Bates 2021, arXiv 2107.07511): scores of
-calibration images, which training did not use, tell how large a score a new image of the same kind may have.
+calibration images, which training did not use, bound the score of a new image of the same kind.
 
 Prediction sets are least ambiguous (Sadinle, Lei & Wasserman 2019, arXiv 1609.00451): the score is one minus
 the probability of the true class. Of all sets with this coverage they are the smallest on average, and
@@ -12,10 +12,10 @@ miss (conformal risk control, Angelopoulos et al. 2024, arXiv 2208.02814). This 
 weights: of an image with r labels, one minus the probability of each is a score that counts 1/r. With one
 label an image it is split conformal prediction again.
 
-Prediction intervals of numbers are as wide as the absolute residuals of calibration images tell (Lei et al.
+Prediction intervals of numbers are as wide as the absolute residuals of calibration images show (Lei et al.
 2018, arXiv 1604.04173).
 
-How unusual an image is, is told by its logits (energy, Liu et al. 2020, arXiv 2010.03759; maximum logit,
+How unusual an image is, is measured by its logits (energy, Liu et al. 2020, arXiv 2010.03759; maximum logit,
 Hendrycks et al. 2022, arXiv 1911.11132) or by the distance to its neighbors among training images in feature
 space (Sun et al. 2022, arXiv 2204.06507).
 
@@ -396,7 +396,7 @@ class Uncertainty:
         sets: The scores of prediction sets: one minus the probability of the true class of calibration
             images, or those of `label_scores`; None where there are no sets.
         intervals: Of a regression, the absolute residuals of calibration images for each target.
-        outliers: How unusual images are recognized; None where that could not be told.
+        outliers: How unusual images are recognized; None where that was not possible.
     """
 
     temperature: float
@@ -418,6 +418,39 @@ class Uncertainty:
         """The highest coverage of sets, or of intervals of all targets; None where there are none."""
         scores = self.intervals if self.sets is None else (self.sets,)
         return min((each.highest_coverage for each in scores), default=None)
+
+    def scores(self, targets: int | None) -> tuple[CalibrationScores, ...]:
+        """The scores by which prediction sets, or intervals, are made.
+
+        Args:
+            targets: Of a regression, the number of targets; None of a classifier.
+
+        Returns:
+            Those of sets, or of each target's intervals.
+
+        Raises:
+            UserError: If the model was calibrated without them.
+        """
+        if targets is not None:
+            if len(self.intervals) != targets:
+                raise UserError(_without("prediction intervals"))
+            return self.intervals
+        if self.sets is None:
+            raise UserError(_without("prediction sets"))
+        return (self.sets,)
+
+    def check_reject(self, share: float) -> None:
+        """Check that a share of the most unusual images can be rejected.
+
+        Raises:
+            UserError: If the model was calibrated without its training images, or with too few others.
+        """
+        if self.outliers is None:
+            raise UserError(
+                f"reject={share}: the model was calibrated without its training images, which outliers are "
+                "compared with; calibrate it again where they are"
+            )
+        self.outliers.calibration.check_reject(share)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -465,6 +498,10 @@ def check_share(**options: float | None) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and 0 < value < 1):
             raise UserError(f"{name}={value!r}: must be above 0 and below 1, such as 0.9")
+
+
+def _without(what: str) -> str:
+    return f"coverage: the model was calibrated without {what}; calibrate it again"
 
 
 def _field(record: Any, name: str, kind: type) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import skipnets
-from skipnets.cli import COMMANDS, main
+from skipnets.cli import COMMANDS, main, make_app
 from skipnets.cli.compare import compare
 from skipnets.errors import missing_extra
 
@@ -146,3 +146,28 @@ def test_a_process_ends_without_collecting_what_it_holds(monkeypatch: pytest.Mon
     assert registered == []
     main()
     assert registered == [gc.freeze]
+
+
+def test_commands_that_print_results_print_them_as_json_too() -> None:
+    """The others write files or run on: the reference says so."""
+    with_json = {
+        name
+        for name in COMMANDS
+        if "json" in inspect.signature(make_app(name)[name].default_command).parameters
+    }
+    assert set(COMMANDS) - with_json == {"diagram", "explain", "report", "reuse", "serve", "train", "tune"}
+
+
+def test_results_show_themselves_in_python_as_the_commands_print_them(runs: dict[str, Path], run) -> None:
+    folder = runs["resnet"]
+    summary, evaluation = skipnets.insight.summarize(folder), skipnets.evaluation.evaluate(folder)
+    assert run("summary", folder).out == f"{summary}\n"
+    assert run("evaluate", folder).out == f"{evaluation}\n"
+    for shown, word in (
+        (summary, "receptive field"),
+        (evaluation, "balanced accuracy"),
+        (skipnets.training.Run(folder), "model.safetensors"),
+        (skipnets.load(folder), "runs in"),
+    ):
+        assert word in str(shown)
+        assert word in shown._repr_html_()

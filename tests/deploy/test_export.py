@@ -473,7 +473,7 @@ def test_numbers_are_the_same_in_an_export_and_in_the_engine(
     assert isinstance(first, RegressionEvaluation)
     assert isinstance(second, RegressionEvaluation)
     np.testing.assert_allclose(first.predicted, second.predicted, atol=1e-4 * first.numbers.std(0).max())
-    with pytest.raises(UserError, match="int8: needs a classifier, whose accuracy tells what it costs"):
+    with pytest.raises(UserError, match="int8: needs a classifier, whose accuracy shows what it costs"):
         export_model(number_run.model, tmp_path / "8.onnx", int8=True, calibration=number_run.config.data)
 
 

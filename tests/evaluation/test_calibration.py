@@ -17,7 +17,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import log_loss
 from sklearn.neighbors import NearestNeighbors
 
-from skipnets.classifier import Classifier, describe, load, softmax
+from skipnets.classifier import Classifier, describe, load
 from skipnets.data import ImageDataset, Preprocessing
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
@@ -31,6 +31,7 @@ from skipnets.evaluation.evaluating import open_own_images
 from skipnets.evaluation.metrics import measure
 from skipnets.models import create_model
 from skipnets.models.registry import config_to_dict, model_config
+from skipnets.probabilities import softmax
 from skipnets.training import Run
 
 
@@ -350,7 +351,7 @@ def test_without_training_images_several_labels_are_calibrated_and_none_is_rejec
     assert row.prediction_set is not None
     with pytest.raises(UserError, match=r"reject=0\.3: the model was calibrated without its training images"):
         classifier.predict(Path(label_run.config.data).with_name("001.png"), reject=0.3)
-    assert "the training images are not there, so outliers cannot be told" in calibration.warnings
+    assert "the training images are not there, so outliers cannot be recognized" in calibration.warnings
 
 
 def test_numbers_get_intervals_as_wide_as_residuals_on_validation_images(

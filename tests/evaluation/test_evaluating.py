@@ -296,7 +296,7 @@ def test_outputs_that_are_no_numbers_are_not_taken_for_the_first_class(pets: Pat
 
     classifier = reader()
     classifier.runtime = Broken()
-    with pytest.raises(UserError, match="this model: the network computes what is no number"):
+    with pytest.raises(UserError, match="this model: the network's outputs are not finite"):
         evaluate(classifier, pets)
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skipnets.classifier import softmax
 from skipnets.evaluation.metrics import measure
+from skipnets.probabilities import softmax
 
 
 def answers(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tests.helpers.classifiers import make_classifier, make_images
 
-from skipnets.evaluation import evaluate
-from skipnets.evaluation.predictions import read_predictions
+from skipnets.evaluation import evaluate, write_table
+from skipnets.evaluation.predictions import read_column_predictions, read_predictions
 
 
 def test_what_an_evaluation_wrote_is_read_again(tmp_path: Path) -> None:
@@ -22,3 +22,23 @@ def test_what_an_evaluation_wrote_is_read_again(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.exp(logits), evaluation.probabilities, rtol=1e-6)
     with pytest.raises(KeyError):
         read_predictions(tmp_path / "predictions.parquet", ("ant", "other"))
+
+
+def test_columns_of_labels_and_numbers_are_read_with_their_groups(tmp_path: Path) -> None:
+    columns: dict[str, list[object]] = {
+        "path": ["a.png", "b.png"],
+        "y:age": [1.5, None],
+        "p:age": [1.25, 3.0],
+        "group": ["x", "y"],
+    }
+    write_table(tmp_path / "t.parquet", columns)
+    names, true, predicted, groups = read_column_predictions(tmp_path / "t.parquet", ["age"])
+    assert names == ["a.png", "b.png"]
+    np.testing.assert_array_equal(true, [[1.5], [np.nan]])
+    assert predicted.tolist() == [[1.25], [3.0]]
+    assert groups is not None
+    assert groups.tolist() == ["x", "y"]
+    write_table(tmp_path / "u.parquet", {name: columns[name] for name in ("path", "y:age", "p:age")})
+    assert read_column_predictions(tmp_path / "u.parquet", ["age"])[3] is None
+    with pytest.raises(KeyError):
+        read_column_predictions(tmp_path / "t.parquet", ["height"])

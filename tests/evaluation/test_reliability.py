@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipnets.classifier import softmax
 from skipnets.evaluation.metrics import measure
 from skipnets.evaluation.reliability import confidence_bin, reliability
+from skipnets.probabilities import softmax
 
 
 @settings(max_examples=25, deadline=None)

@@ -12,8 +12,8 @@ from tests.helpers.networks import CLASSIC, EVERY_NETWORK
 from skipnets.errors import UserError
 from skipnets.models import create_model
 from skipnets.models.family import FAMILIES, family_of, network_graph, register_family, stage_groups
-from skipnets.models.graph import Convolution, Linear
 from skipnets.models.graphs import densenet_graph, resnet_graph
+from skipnets.models.operations import Convolution, Linear
 from skipnets.models.registry import REGISTRY, model_config
 
 

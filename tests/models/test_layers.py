@@ -10,7 +10,6 @@ from timm.layers import EffectiveSEModule, EvoNorm2dS0, FilterResponseNormTlu2d,
 from timm.layers import LayerNorm2d as TimmLayerNorm2d
 from torch import nn
 
-from skipnets.models.graph import ActivationFunction
 from skipnets.models.layers import (
     EffectiveSqueezeExcitation,
     EvoNormS0,
@@ -18,6 +17,7 @@ from skipnets.models.layers import (
     LayerNorm2d,
     make_activation,
 )
+from skipnets.models.operations import ActivationFunction
 
 
 @pytest.mark.parametrize(

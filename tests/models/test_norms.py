@@ -17,7 +17,7 @@ from torchvision.models.convnext import LayerNorm2d
 from skipnets.errors import UserError
 from skipnets.insight.summary import summarize
 from skipnets.models import create_model, model_config, network_graph
-from skipnets.models.graph import norm_groups
+from skipnets.models.operations import norm_groups
 from skipnets.models.weights.loading import load_weights
 from skipnets.runtimes import open_runtime
 
@@ -204,4 +204,4 @@ def test_weights_of_a_network_with_another_activation_are_said(
             weights=tmp_path / "weights.pt",
             **NETWORKS["resnet18"],
         )
-    assert "activation=silu: weights tell nothing of activations" in caplog.text
+    assert "activation=silu: weights say nothing of activations" in caplog.text

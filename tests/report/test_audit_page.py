@@ -105,11 +105,11 @@ def test_however_much_is_found_the_page_is_bounded(tmp_path: Path, monkeypatch: 
     page = Page((tmp_path / "audit.html").read_text(encoding="utf-8"))
     for expected in (
         "Near copies 12",
-        "2 of 12 groups, the gravest first; audit.csv lists all.",
+        "2 of 12 groups, the most serious first; audit.csv lists all.",
         "Unreadable files 4",
-        "2 of 4 files, the gravest first; audit.csv lists all.",
+        "2 of 4 files, the most serious first; audit.csv lists all.",
         "Gray among color 12",
-        "2 of 12 images, the gravest first; audit.csv lists all.",
+        "2 of 12 images, the most serious first; audit.csv lists all.",
         "Of 4 classes, the 1 largest and the 1 smallest.",
     ):
         assert expected in page.text, expected

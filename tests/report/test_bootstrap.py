@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skipnets.classifier import softmax
 from skipnets.evaluation.intervals import auroc_interval, wilson_interval
 from skipnets.evaluation.metrics import measure
+from skipnets.probabilities import softmax
 from skipnets.report.bootstrap import METRICS, resample, weighted_metrics
 from skipnets.report.comparison import metric_interval
 

@@ -13,12 +13,12 @@ from scipy.special import logit
 from sklearn.metrics import cohen_kappa_score
 from tests.helpers.flawed import scene
 
-from skipnets.classifier import sigmoid
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import find_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation.calibration import fit_label_temperature
+from skipnets.probabilities import sigmoid
 from skipnets.report import Audit, audit
 from skipnets.report.findings import copy_findings
 from skipnets.report.label_audit import check_labels, co_occurrence, label_counts

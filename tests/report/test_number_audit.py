@@ -67,7 +67,7 @@ def test_a_slip_is_far_from_all_others_and_an_unlikely_number_from_its_predictio
     assert odd.detail.startswith("age is ")
     unlikely = checked.findings["number-error"]
     assert {"05.png", "07.png"} <= {each.name for each in unlikely}
-    assert unlikely[0].name == "05.png"  # the gravest first
+    assert unlikely[0].name == "05.png"  # the most serious first
     assert all(each.action == "marked" and each.detail.startswith("age is ") for each in unlikely)
     check = checked.label_check
     assert isinstance(check, NumberCheck)

@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 from tests.helpers.results import make_predictions, write_results
 
-from skipnets.classifier import softmax
 from skipnets.errors import UserError
+from skipnets.probabilities import softmax
 from skipnets.report.results import read_results
 
 

@@ -14,7 +14,7 @@ import pytest
 from skipnets.errors import UserError
 from skipnets.training import Run, TrainConfig, TrainingInterrupted, resume, train, trainer
 from skipnets.training.config import config_to_yaml
-from skipnets.training.interruption import how_to_resume, prompt_end, resumable, told
+from skipnets.training.interruption import announced, how_to_resume, prompt_end, resumable
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -161,10 +161,10 @@ def test_signals_raise_in_the_block_and_are_as_before_after_it(number: signal.Si
 
 
 def test_a_worker_that_ends_first_and_a_second_signal_are_the_same_interruption() -> None:
-    with pytest.raises(TrainingInterrupted, match=r"^go on$") as ended, told(lambda: "go on"):
+    with pytest.raises(TrainingInterrupted, match=r"^go on$") as ended, announced(lambda: "go on"):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
     assert ended.value.exit_status == 128 + signal.SIGTERM
-    with pytest.raises(RuntimeError, match="Killed"), told(lambda: "go on"):
+    with pytest.raises(RuntimeError, match="Killed"), announced(lambda: "go on"):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     with prompt_end():
         with pytest.raises(KeyboardInterrupt):

@@ -41,6 +41,16 @@ from skipnets.training.regression import (
 )
 from skipnets.training.trainer import resume, train
 
+# Nothing is measured before training begins.
+SMALL_NETWORK: dict[str, Any] = {
+    "model": "resnet8_w16",
+    "model_options": {"width": 4},
+    "block_execution": "plain",
+    "channels_last": False,
+    "operators": {},
+}
+SHORT_RUN = SMALL_NETWORK | {"batch_size": 8, "augmentation": "none", "workers": 0, "accelerator": "cpu"}
+
 
 @pytest.fixture(scope="module")
 def disks(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
@@ -244,11 +254,8 @@ def test_images_are_not_enlarged_or_colored_by_default(disks: ImageDataset, tmp_
             data="disks",
             out=tmp_path,
             recipe="paper-imagenet",
-            model="resnet8_w16",
             epochs=1,
-            block_execution="plain",
-            channels_last=False,
-            operators={},
+            **SMALL_NETWORK,
         ),
         disks,
     )
@@ -269,12 +276,8 @@ def test_losses_have_gradients_in_every_precision(
     config = TrainConfig(
         data="disks",
         out=tmp_path,
-        model="resnet8_w16",
-        model_options={"width": 4},
         epochs=1,
-        block_execution="plain",
-        channels_last=False,
-        operators={},
+        **SMALL_NETWORK,
         loss=loss,  # type: ignore[arg-type]
     )
     prepared = prepare(config, disks)
@@ -308,16 +311,8 @@ def test_grades_of_images_in_memory_are_predicted_as_whole_numbers(tmp_path: Pat
         ordinal=True,
         loss="huber",
         best_by="mae",
-        model="resnet8_w16",
-        model_options={"width": 4},
-        block_execution="plain",
-        channels_last=False,
-        operators={},
         epochs=2,
-        batch_size=8,
-        augmentation="none",
-        workers=0,
-        accelerator="cpu",
+        **SHORT_RUN,
     )
     run = train(config, dataset=dataset)
     best = min(run.rows, key=lambda row: (row.val_mae or 0, row.val_loss))
@@ -347,16 +342,8 @@ def test_a_run_is_complete_where_r2_is_undefined(tmp_path: Path) -> None:
     config = TrainConfig(
         data="sizes",
         out=tmp_path / "run",
-        model="resnet8_w16",
-        model_options={"width": 4},
-        block_execution="plain",
-        channels_last=False,
-        operators={},
         epochs=1,
-        batch_size=8,
-        augmentation="none",
-        workers=0,
-        accelerator="cpu",
+        **SHORT_RUN,
     )
     scores = describe(train(config, dataset=dataset).model)["provenance"]["scores"]
     assert (scores["val_r2"], scores["test_r2"]) == (None, [None])

@@ -103,7 +103,7 @@ def audit(
 
 
 def _name(data: str) -> str:
-    """The name of a folder, a file or a named dataset, without what tells of its format."""
+    """The name of a folder, a file or a named dataset, without what its format adds."""
     path = Path(data)
     if path.is_dir():
         return path.resolve().name or "data"

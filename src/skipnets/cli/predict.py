@@ -12,19 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from skipnets.classifier import (
-    SET_SEPARATOR,
-    Classifier,
-    Prediction,
-    RegressionPrediction,
-    load,
-    number_columns,
-    uncertainty_columns,
-)
+from skipnets.classifier import Classifier, Prediction, RegressionPrediction, load
 from skipnets.cli.output import check_outputs, print_failures, print_json, print_paths, print_tables, progress
 from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.errors import UserError
 from skipnets.evaluation.tables import check_table_path, write_table
+from skipnets.prediction import SET_SEPARATOR, number_columns, uncertainty_columns
 from skipnets.tables import make_table, number_text
 from skipnets.terminal import printable
 
@@ -308,7 +301,7 @@ def _columns(
 ) -> dict[str, list[Any]]:
     """Columns with one row per image: path, label, probability, then label_2, probability_2 …, and error.
 
-    Before the error, there are the columns of `skipnets.classifier.uncertainty_columns`.
+    Before the error, there are the columns of `skipnets.prediction.uncertainty_columns`.
     Of a multi-label classifier: path, labels ("cat|dog"), "p:NAME" for each label, and error. Of a
     regression: path, a column for each target, and error.
     """

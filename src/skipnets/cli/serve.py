@@ -71,7 +71,7 @@ def serve(
             server under a name of its own. "*" allows all.
         coverage: Give each image the set of classes that contains the true one with this probability, such as
             0.9; takes a model that skipnets calibrate made ready.
-        reject: Tell whether an image is as unusual as this share of the calibration images, such as 0.05.
+        reject: Say whether an image is as unusual as this share of the calibration images, such as 0.05.
         tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
             flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
         batch_size: Maximum number of images in a batch.

@@ -28,7 +28,7 @@ def shard(
 ) -> int:
     """Write a dataset as tar shards with an index, to train from where there are too many files.
 
-    Files are stored as they are. Classes, groups and the splits that the data tells are kept; other splits
+    Files are stored as they are. Classes, groups and the splits that the data gives are kept; other splits
     are drawn when the shards are trained from. A job that was stopped goes on when it is started again.
 
     For example:

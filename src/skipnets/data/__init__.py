@@ -1,4 +1,4 @@
-"""ImageDataset, their labels and splits, and the way from a file to a batch.
+"""Datasets of images: their labels and splits, and the way from a file to a batch.
 
 Names are loaded on first use, so that importing this package costs nothing.
 """

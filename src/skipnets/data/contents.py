@@ -17,7 +17,7 @@ _AT_ONCE = 64
 
 
 class Content(NamedTuple):
-    """What tells an image's content apart from any other's.
+    """What distinguishes an image's content from any other's.
 
     Attributes:
         size: Of its file in bytes, or of its pixels in memory; -1 where the file cannot be read.

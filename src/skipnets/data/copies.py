@@ -59,7 +59,7 @@ _CANDIDATES = 3
 # Pairs further apart than this after two and after four steps of aligning them at half the size are given
 # up. That costs none of the 1,296 copies among CIFAR-10's 60,000 images, and leaves a quarter of the pairs.
 _HOPELESS_DISTANCES = (0.6, 0.5)
-# Of more images than this, so many and up to twice as many tell how alike images are that are no copies.
+# Of more images than this, so many and up to twice as many show how alike images are that are no copies.
 _SAMPLE = 16_384
 # Descriptors' numbers that change their sign when an image is mirrored: of odd frequency from left to right.
 _TURNED = np.arange(1, _FREQUENCIES**2) % _FREQUENCIES % 2 == 1
@@ -227,7 +227,7 @@ def _find_near(
         within=_CANDIDATE_DISTANCE,
         progress=lambda share: steps.go_to((1 + share) / 3),
     )
-    # How alike images are that are no copies, a sample tells.
+    # A sample shows how alike images are that are no copies.
     sample = own % -(-len(own) // _SAMPLE) == 0
     for mirrored, found in zip((False, True), candidates, strict=True):
         image, rank = np.nonzero((found.positions >= 0) & (found.positions != own[:, None]))
@@ -297,7 +297,7 @@ def _details_agree(
 
 
 class _Steps:
-    """Tells how far the search has come."""
+    """Reports how far the search has come."""
 
     def __init__(self, total: int, progress: Callable[[int, int], object] | None) -> None:
         self.total = total

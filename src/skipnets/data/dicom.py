@@ -1,7 +1,7 @@
 """DICOM images: their values in the units of the modality, or as their own display window shows them.
 
 The order is the standard's (PS3.3, C.11): modality LUT or rescale, then a window (VOI LUT), then MONOCHROME1
-is inverted. Nothing here hands on what identifies a patient.
+is inverted. Nothing here passes on what identifies a patient.
 
 H height, W width, C channels.
 """

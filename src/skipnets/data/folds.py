@@ -90,7 +90,7 @@ def deal_out_folds(dataset: ImageDataset, folds: int, seed: int, data: object) -
     Each gets its share of every class or label, or of every part of a target's range.
 
     Args:
-        dataset: With the splits that the data itself tells; its train and val are dealt out together.
+        dataset: With the splits that the data itself gives; its train and val are dealt out together.
         folds: K, at least 2.
         seed: Not negative.
         data: What was opened, for messages.
@@ -194,7 +194,7 @@ def _unit(dataset: ImageDataset) -> str:
 
 
 def _check_labels(dataset: ImageDataset, labels: NDArray[Any], units: NDArray[np.int64], folds: int) -> None:
-    """A fold without a label is no mistake: it tells nothing of this one, and something of the others."""
+    """A fold without a label is no mistake: it says nothing of this one, and something of the others."""
     what = _unit(dataset)
     for value, state in ((1, "present"), (0, "absent")):
         held = [len(np.unique(units[column == value])) for column in labels.T]

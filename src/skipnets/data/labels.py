@@ -127,7 +127,7 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def check_group_names(listing: Listing) -> None:
-    """Warn where file names tell of patients, slides or the like and no group was asked for."""
+    """Warn where file names mention patients, slides or the like and no group was asked for."""
     pattern = re.compile(r"(?i)(?<![a-z])(patient|subject|case|slide|study)[-_ ]?\d+")
     found = [match for entry in listing.entries if (match := pattern.search(entry.name))]
     groups = {match[0] for match in found}

@@ -1,7 +1,7 @@
 """How the images of a folder are arranged: by class, by split and class, or by class and split.
 
 Nothing is decoded here. What is not used is counted by reason, and what could mean two things is an error
-that says how to tell.
+that says how to decide.
 """
 
 from __future__ import annotations

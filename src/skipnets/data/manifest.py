@@ -119,7 +119,7 @@ def find_listed(
         uncertain: What -1 in a label's own column is taken for.
 
     Raises:
-        UserError: The columns cannot be told, a row is wrong, or a file is missing.
+        UserError: The columns cannot be recognized, a row is wrong, or a file is missing.
     """
     table = _read_table(path)
     root = path.parent if root is None else root

@@ -52,7 +52,7 @@ def find_nearest(
         Of the images as they are, and of the mirrored ones among those as they are.
     """
     kept, turned = (np.ascontiguousarray(descriptors[:, which]) for which in (~turns, turns))
-    # Of length 1, images are so far apart as this cosine tells: |a - b|² = 2 - 2 a·b.
+    # Of length 1, the distance of images follows from this cosine: |a - b|² = 2 - 2 a·b.
     least = 1 - within**2 / 2
     as_is, mirrored = (_Best(len(descriptors), count, least) for _ in range(2))
     starts = range(0, len(descriptors), _BLOCK)

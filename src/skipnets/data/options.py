@@ -75,7 +75,7 @@ class DataOptions:
         return self.task == "regression" or bool(self.targets)
 
     def of_model(self, task: Task, classes: Sequence[str]) -> Self:
-        """How data are read for a model: as its task is, where these options do not tell another.
+        """How data are read for a model: as its task is, where these options do not give another.
 
         Args:
             task: The model's.
@@ -156,7 +156,7 @@ class DataOptions:
 
 
 def options_of_images(data: str | os.PathLike[str], task: Task, classes: Sequence[str]) -> DataOptions | None:
-    """How data are read of which a model takes the images alone: None where they tell it themselves.
+    """How data are read of which a model takes the images alone: None where they give it themselves.
 
     A manifest that holds the numbers of a regression need not have a column of classes.
 

@@ -80,7 +80,7 @@ class PixelBudget:
 
         Args:
             size: In bytes.
-            abandoned: Tells whether nobody waits for the image any more, so that its turn is passed on.
+            abandoned: Whether nobody waits for the image any more, so that its turn is passed on.
 
         Raises:
             UserError: If the size is above the limit.

@@ -21,7 +21,7 @@ _BAND_ROWS = 256
 
 @dataclass(frozen=True)
 class Header:
-    """What an image's header tells.
+    """What an image's header says.
 
     Attributes:
         width: Of the upright image, in pixels; of a PNG, as stored.

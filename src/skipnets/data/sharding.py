@@ -1,8 +1,8 @@
 """Writing a dataset as shards: tar files in webdataset's layout, with an index (`skipnets.data.shards`).
 
 Files are stored as they are, never decoded or encoded anew. Their order is shuffled once, so that readers
-that go through a shard from front to back see all classes. Splits and groups that the data itself tells are
-kept; splits that it does not tell are left to whoever trains. The same data gives the same bytes, so a job
+that go through a shard from front to back see all classes. Splits and groups that the data itself gives are
+kept; splits that it does not give are left to whoever trains. The same data gives the same bytes, so a job
 that was killed goes on at the first shard that is not complete.
 """
 
@@ -70,7 +70,7 @@ class _Plan:
 
     Attributes:
         file: Its name.
-        split: Of its images; "" where the data does not tell it.
+        split: Of its images; "" where the data does not give it.
         images: (n,) positions in the dataset.
         first: How many images the shards before it hold.
     """
@@ -328,7 +328,7 @@ def _read(path: Path) -> bytes:
 
 
 def extension(name: str) -> str:
-    """What webdataset's readers tell the kind of an image's file by; "bin" where its name does not tell.
+    """The suffix by which webdataset's readers know the kind of an image's file; "bin" without one.
 
     A key ends at the first dot, and `cls` and `json` are not images.
     """

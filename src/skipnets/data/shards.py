@@ -31,7 +31,7 @@ __all__ = ["INDEX", "Members", "is_sharded", "read_shards"]
 INDEX = "index.json"
 FORMAT = "skipnets-shards"
 VERSION = 1
-"""Of shards of images with one class; of others 2, which tells the task."""
+"""Of shards of images with one class; of others 2, which states the task."""
 _TASKS = ("multi-label", "regression")
 # No folders, so that no shard lies outside the folder of its index.
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")
@@ -162,7 +162,7 @@ class _Shard:
     Attributes:
         path: The tar file.
         bytes: Its length.
-        split: Of all of its images; "" where the data does not tell it.
+        split: Of all of its images; "" where the data does not give it.
         names: Of the n images.
         labels: Of the images, as in `Entry`.
         groups: Of the images; empty where there are none.

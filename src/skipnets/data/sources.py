@@ -153,7 +153,7 @@ def find_with_own_splits(
     strict: bool = True,
     copies_within: float | None = None,
 ) -> ImageDataset:
-    """`find_dataset` without dealing out: the split of an image is "" where the data does not tell it.
+    """`find_dataset` without dealing out: the split of an image is "" where the data does not give it.
 
     Without `strict`, a class that is spelled in two ways is always a warning, and never an error.
     """
@@ -192,7 +192,7 @@ def check_data(data: str | os.PathLike[str]) -> None:
 def _find(
     data: str | os.PathLike[str], options: DataOptions, *, download: bool, strict: bool
 ) -> ImageDataset:
-    """The images, with the splits and groups that the data itself tells."""
+    """The images, with the splits and groups that the data itself gives."""
     if isinstance(data, str) and data in NAMED_SETS:
         if options.task == "multi-label":
             raise UserError(f"task=multi-label: the images of {data} have one label each")
@@ -252,7 +252,7 @@ def _find(
 
 
 def _check_task_of_shards(path: Path, listing: Listing, options: DataOptions) -> None:
-    """What the images of shards have was told when they were written."""
+    """What the images of shards have was given when they were written."""
     wanted = "regression" if options.wants_numbers else options.task
     held = "regression" if listing.regression else "multi-label" if listing.multi_label else "single-label"
     if wanted not in ("auto", held):
@@ -275,7 +275,7 @@ def _warn_of_arrays(listing: Listing) -> None:
 
 
 def _find_groups(listing: Listing, pattern: str) -> None:
-    """Give every image the group that its path tells."""
+    """Give every image the group that its path names."""
     matches = [re.search(pattern, entry.name) for entry in listing.entries]
     without = [entry.name for entry, match in zip(listing.entries, matches, strict=True) if match is None]
     if without:
@@ -309,7 +309,7 @@ def _from_listing(listing: Listing, options: DataOptions, members: Members | Non
         labels = _class_labels(listing, entries, classes)
     groups = np.array([entry.group for entry in entries])
     known = None
-    if members is not None:  # the index tells them
+    if members is not None:  # the index has them
         numbers = [0] * len(entries) if pages is None else pages.tolist()
         known = [
             Content(size, of_page(file_hash.decode(), page))

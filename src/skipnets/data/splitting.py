@@ -29,7 +29,7 @@ def deal_out(dataset: ImageDataset, shares: Shares, seed: int, data: object) -> 
     """Give a split to images that have none, and cut a missing val or test from train.
 
     Args:
-        dataset: With the splits that the data itself tells.
+        dataset: With the splits that the data itself gives.
         shares: What each split gets.
         seed: Not negative.
         data: What was opened, for messages.

@@ -236,9 +236,9 @@ class _Remote:
         return folder, name
 
     def stamp(self, path: str) -> int:
-        """When a file changed, in seconds, which is as fine as all stores tell it.
+        """When a file changed, in seconds, which is as fine as all stores record it.
 
-        0 for a folder, as stores do not tell when one changed, and where it is not known.
+        0 for a folder, as stores do not record when one changed, and where it is not known.
         """
         if self._files.isdir(path):
             return 0

@@ -39,7 +39,7 @@ class Survey(Display):
         data: What was opened.
         layout: How the images are arranged.
         classes: Their names, in the order of their labels.
-        counts: Split → images of each class; "no split" where the data does not tell it.
+        counts: Split → images of each class; "no split" where the data does not give it.
         sizes: Split → images.
         multi_label: Whether an image has any number of classes, which are then called labels.
         columns: A manifest's columns and what each is used for; "" for nothing.
@@ -263,7 +263,7 @@ def _values(dataset: ImageDataset) -> MeasuredWindow | None:
         return measure_window(
             dataset, range(0, len(dataset), -(-len(dataset) // _MEASURED)), channels=channels
         )
-    except UserError:  # images of different channels, or none that can be read, are told of elsewhere
+    except UserError:  # images of different channels, or none that can be read, are reported elsewhere
         return None
 
 

@@ -29,7 +29,7 @@ _SMALL_FILE = 65_536
 _FINENESS = 4
 _MOST_PIXELS = 1024
 _COLORS = ("YCbCr", "Gray")
-# EXIF and XMP tell how an image is turned.
+# EXIF and XMP say how an image is turned.
 _WORDS_OF_TURNING = (b"Exif", b"tiff:Orientation")
 
 

@@ -19,7 +19,7 @@ from skipnets.data.decoding import ImageDecodeError, none_decoded, read_values
 from skipnets.errors import UserError, listed
 
 PERCENTILES = (0.5, 99.5)
-# So many values of an image, over all channels, tell its distribution well enough; at least so many pixels.
+# So many values of an image, over all channels, show its distribution well enough; at least so many pixels.
 _VALUES_AN_IMAGE, _PIXELS_AN_IMAGE = 16_384, 256
 # Bits of common detectors; a class whose images never use more than one of these may be of another source.
 _DEPTHS = (8, 10, 12, 14, 16)

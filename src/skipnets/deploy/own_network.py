@@ -53,7 +53,7 @@ class _Normalized(nn.Module):
 
 
 class _LogitsOnly(nn.Module):
-    """A network of which nothing tells the features."""
+    """A network whose features nothing names."""
 
     def __init__(self, model: CustomModel) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class _WithHeadInput(_LogitsOnly):
 
 
 class _WithEmbedding(_LogitsOnly):
-    """A network that tells its features by timm's methods, in a pass of its own."""
+    """A network that gives its features by timm's methods, in a pass of its own."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) → logits (N, K) and features (N, F)."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import Classifier, sigmoid
+from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.options import DataOptions
@@ -31,6 +31,7 @@ from skipnets.evaluation.evaluating import open_if_own
 from skipnets.evaluation.intervals import paired_interval
 from skipnets.evaluation.multi_label import all_right
 from skipnets.evaluation.multi_label_evaluation import labels_by_name
+from skipnets.probabilities import sigmoid
 from skipnets.runtimes.graph_format import IMAGES, LOGITS, ExportFormat
 from skipnets.runtimes.runtime import InputType
 
@@ -116,7 +117,7 @@ def open_calibration(data: str | os.PathLike[str] | ImageDataset, classifier: Cl
         UserError: If the classes or the task differ, the model is a regression, or a split has no images.
     """
     if classifier.task == "regression":
-        raise UserError("int8: needs a classifier, whose accuracy tells what it costs, not a regression")
+        raise UserError("int8: needs a classifier, whose accuracy shows what it costs, not a regression")
     classes = classifier.classes
     with naming("calibration"):
         if isinstance(data, ImageDataset):

@@ -23,8 +23,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from skipnets.models import spatial
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
-from skipnets.models.graph import Convolution, Graph, Norm, Operation, Pool
+from skipnets.models.graph import Graph
 from skipnets.models.layers import StandardizedConvolution
+from skipnets.models.operations import Convolution, Norm, Operation, Pool
 
 __all__ = [
     "CenteredConvolution",

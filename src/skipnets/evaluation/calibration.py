@@ -1,4 +1,4 @@
-"""Calibration: probabilities that are true, sets and intervals with a coverage, and outliers that are told.
+"""Calibration: true probabilities, sets and intervals with a coverage, and outliers that are recognized.
 
 Temperature scaling calibrates probabilities with a single parameter. It divides the logits by a temperature T
 before the softmax (Guo et al. 2017, arXiv 1706.04599). It changes no prediction, only the confidence: T > 1
@@ -18,10 +18,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import Classifier, as_classifier, sigmoid, softmax
+from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
 from skipnets.errors import UserError, needs_extra
+from skipnets.probabilities import sigmoid, softmax
 from skipnets.uncertainty import CalibrationScores, Uncertainty, label_scores
 
 with needs_extra("train"):
@@ -175,7 +176,7 @@ def calibrate(
     Where no temperature fits because hardly any prediction is wrong, the classifier keeps the one it has. The
     distance to training images is among the scores for outliers if these can be read: those of its own run.
 
-    Outliers of a multi-label classifier and of a regression are told by the distance to training images
+    Outliers of a multi-label classifier and of a regression are recognized by the distance to training images
     alone. The thresholds of the former change with its probabilities, so that the same labels are found. A
     regression has no temperature: it gets prediction intervals of its numbers.
 
@@ -223,8 +224,8 @@ def calibrate(
     images, training = calibration_images(classifier, data, split, download=download, options=options)
     by_logits = classifier.task == "single-label"
     if training is None:
-        told = "are told by the logits alone" if by_logits else "cannot be told"
-        warnings.append(f"the training images are not there, so outliers {told}")
+        found = "are recognized by the logits alone" if by_logits else "cannot be recognized"
+        warnings.append(f"the training images are not there, so outliers {found}")
     detector = None
     if training is not None or by_logits:
         detector = fit_outlier_detector(

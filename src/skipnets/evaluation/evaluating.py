@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets import run_folder
-from skipnets.classifier import NOT_FINITE, Classifier, as_classifier, check_single_label, softmax
+from skipnets.classifier import Classifier, as_classifier, check_single_label
 from skipnets.data.contents import Content, contents
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import evaluation_batches
@@ -29,6 +29,7 @@ from skipnets.errors import UserError, check_at_least_1, listed, needs_extra
 from skipnets.evaluation.confusion import draw_confusion, save_figure
 from skipnets.evaluation.display import metric_tables
 from skipnets.evaluation.saving import SavedEvaluation, or_none
+from skipnets.probabilities import NOT_FINITE, softmax
 from skipnets.scaling import unscaled
 
 with needs_extra("train"):
@@ -170,7 +171,7 @@ def evaluate(
 ) -> Evaluation | MultiLabelEvaluation | RegressionEvaluation:
     """Evaluate a classifier on labeled images.
 
-    Data whose options do not tell the task are read as the classifier's.
+    Data whose options do not give the task are read as the classifier's.
     Classes are matched by name, so the data may have fewer than the classifier, in any order. Images that
     cannot be read are listed and left out of the metrics.
 

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from skipnets import run_folder
-from skipnets.classifier import sigmoid
 from skipnets.evaluation.multi_label import LABEL_METRICS, measure_labels
 from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation, read_label_predictions
 from skipnets.evaluation.out_of_fold import joined, spread
 from skipnets.evaluation.thresholds import ThresholdRule, choose_thresholds
+from skipnets.probabilities import sigmoid
 
 __all__ = ["LabelFoldResult", "LabelsOutOfFold", "fold_limits", "labels_out_of_fold"]
 
-# Of each label: what its spread between folds tells, beside the metrics of all folds' images together.
+# Of each label: what its spread between folds shows, beside the metrics of all folds' images together.
 _RANKINGS = ("auroc", "average_precision")
 
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from skipnets.classifier import sigmoid
 from skipnets.evaluation.intervals import Interval, auroc_interval, wilson_interval
 from skipnets.evaluation.reliability import binary_reliability
+from skipnets.probabilities import sigmoid
 
 __all__ = [
     "LABEL_METRICS",
@@ -363,7 +363,7 @@ def _replace_without_spread(
     absent: NDArray[np.int64],
     found: NDArray[np.int64],
 ) -> None:
-    """Replace intervals where resamples do not tell how much a metric varies.
+    """Replace intervals where resamples do not show how much a metric varies.
 
     At 0 or 1 every resample is the same. Where the images that count are all of one unit (one patient, one
     image), no resample has others. Wilson's or Newcombe's interval stands there, for as many trials as there

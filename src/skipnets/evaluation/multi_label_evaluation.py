@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet
 from numpy.typing import NDArray
 
-from skipnets.classifier import sigmoid
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.fold_table import fold_table
 from skipnets.evaluation.multi_label import LABEL_METRICS, SUMMARIES, MultiLabelMetrics, all_right
+from skipnets.evaluation.predictions import read_column_predictions
 from skipnets.evaluation.saving import SavedEvaluation, images_row, interval_or_none, note_tables, or_none
 from skipnets.evaluation.selective import Selective, selective_rows
+from skipnets.probabilities import sigmoid
 from skipnets.tables import make_table, percent, properties_table
 
 if TYPE_CHECKING:
@@ -237,18 +237,16 @@ def read_label_predictions(
     Raises:
         KeyError: If the table has other columns.
     """
-    table = pyarrow.parquet.read_table(path)
-    labels = np.stack([table[f"y:{name}"].to_numpy().astype(np.float32) for name in classes], axis=1)
-    probabilities = np.stack([table[f"p:{name}"].to_numpy() for name in classes], axis=1).astype(np.float64)
+    names, labels, probabilities, groups = read_column_predictions(path, classes)
     probabilities = np.clip(probabilities, _LEAST, _MOST)
-    groups = np.array(table["group"].to_pylist()) if "group" in table.column_names else None
-    return table["path"].to_pylist(), labels, np.log(probabilities) - np.log1p(-probabilities), groups
+    logits = np.log(probabilities) - np.log1p(-probabilities)
+    return names, labels.astype(np.float32), logits, groups
 
 
 def labels_by_name(
     labels: NDArray[np.float32], names: Sequence[str], classes: Sequence[str], data: str
 ) -> NDArray[np.float32]:
-    """The labels of images in a classifier's order; those that the data does not tell are unknown.
+    """The labels of images in a classifier's order; those that the data does not give are unknown.
 
     Args:
         labels: (N, L) of the data.

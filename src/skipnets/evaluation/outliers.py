@@ -1,4 +1,4 @@
-"""Fit a score that tells how unusual an image is, for a classifier.
+"""Fit a score of how unusual an image is, for a classifier.
 
 Which score recognizes outliers best depends on network and images. There are no outliers to choose by, so
 they are made from validation images, in ways that keep some of what these are: their parts but not their
@@ -50,8 +50,8 @@ def fit_outlier_detector(
     """Choose the score that best tells validation images from altered ones.
 
     Args:
-        classifier: Computes logits and embeddings. With several labels an image, logits do not tell: those of
-            an image without any label are low, and it is no outlier.
+        classifier: Computes logits and embeddings. With several labels an image, logits do not show it: those
+            of an image without any label are low, and it is no outlier.
         validation: Images that it was not trained on, of which up to 1,000 are used.
         training: Images that it was trained on, for the distance to their embeddings; None without them,
             which takes a classifier of one class an image.

@@ -1,6 +1,6 @@
-"""Read the predictions that `Evaluation.save` wrote.
+"""Read the predictions that an evaluation's `save` wrote.
 
-Shapes: N images, K classes.
+Shapes: N images, K classes, labels or targets.
 """
 
 from __future__ import annotations
@@ -12,10 +12,35 @@ import numpy as np
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-__all__ = ["read_predictions"]
+__all__ = ["read_column_predictions", "read_predictions"]
 
 # The smallest float32 above zero, in place of probabilities that were rounded to 0.
 _LEAST = 2.0**-149
+
+
+def read_column_predictions(
+    path: Path, columns: Sequence[str]
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64], NDArray[np.str_] | None]:
+    """Read a table that has a true and a predicted number for each label or target, "y:NAME" and "p:NAME".
+
+    Args:
+        path: A predictions.parquet of a multi-label classifier or a regression.
+        columns: The K labels or targets, as in evaluation.json.
+
+    Returns:
+        Names of the images, what is true (N, K) with NaN where it is not known, what was predicted (N, K),
+        and groups (N,) or None.
+
+    Raises:
+        KeyError: If the table has other columns.
+    """
+    table = pyarrow.parquet.read_table(path)
+    true, predicted = (
+        np.stack([table[f"{kind}:{name}"].to_numpy().astype(np.float64) for name in columns], axis=1)
+        for kind in ("y", "p")
+    )
+    groups = np.array(table["group"].to_pylist()) if "group" in table.column_names else None
+    return table["path"].to_pylist(), true, predicted, groups
 
 
 def read_predictions(

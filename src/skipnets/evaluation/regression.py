@@ -99,7 +99,7 @@ def measure_numbers(
     known = np.isfinite(numbers)
     units_known = np.array([len(np.unique(units[of])) for of in known.T])
     for limits in intervals.values():
-        limits[units_known < 2] = np.nan  # where one unit tells all, every resample is the same
+        limits[units_known < 2] = np.nan  # with one unit, every resample is the same
     for name in _ORDINAL_METRICS if ordinal and resamples else ():
         # Where all images are right, or none, so are they in every resample: there Wilson's interval stands.
         for index in np.flatnonzero((values[name] == 0) | (values[name] == 1)):

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow.parquet
 from numpy.typing import NDArray
 
 from skipnets import run_folder
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.confusion import save_figure
 from skipnets.evaluation.fold_table import fold_table
+from skipnets.evaluation.predictions import read_column_predictions
 from skipnets.evaluation.regression import RegressionMetrics
 from skipnets.evaluation.saving import SavedEvaluation, images_row, interval_or_none, note_tables, or_none
 from skipnets.evaluation.scatter import draw_scatter
@@ -221,15 +221,10 @@ def read_number_predictions(
         KeyError: If the table has other columns.
         ValueError: If there are numbers that are not finite.
     """
-    table = pyarrow.parquet.read_table(path)
-    numbers, predicted = (
-        np.stack([table[f"{kind}:{name}"].to_numpy().astype(np.float64) for name in targets], axis=1)
-        for kind in ("y", "p")
-    )
+    names, numbers, predicted, groups = read_column_predictions(path, targets)
     if np.isinf(numbers).any() or not np.isfinite(predicted).all():
         raise ValueError("there are numbers that are not finite")
-    groups = np.array(table["group"].to_pylist()) if "group" in table.column_names else None
-    return table["path"].to_pylist(), numbers, predicted, groups
+    return names, numbers, predicted, groups
 
 
 def numbers_by_name(

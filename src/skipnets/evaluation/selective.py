@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import SET_SEPARATOR, Classifier, sigmoid, softmax
+from skipnets.classifier import Classifier
+from skipnets.prediction import SET_SEPARATOR
+from skipnets.probabilities import sigmoid, softmax
 from skipnets.scaling import unscaled
 from skipnets.tables import number_text, percent
 

@@ -32,8 +32,9 @@ from skipnets.inputs import named_sources
 from skipnets.models.accounting import Grid, grids
 from skipnets.models.custom_model import CustomModel, map_shapes
 from skipnets.models.family import network_graph, stage_groups
-from skipnets.models.graph import Graph, Norm
+from skipnets.models.graph import Graph
 from skipnets.models.modes import evaluating, sharing_tensors
+from skipnets.models.operations import Norm
 
 if TYPE_CHECKING:
     from skipnets.data.decoding import Source
@@ -230,7 +231,7 @@ def _explanations(
     for name, source in images:
         opened = preprocessing.open(source)
         image, batch = preprocessing.shown(opened), preprocessing.batch([opened])
-        answers, logits = classifier.answers(batch)[0], classifier.logits(batch)[0]
+        answers, logits = classifier.outputs(batch)[0], classifier.logits(batch)[0]
         is_number = classifier.task == "regression"
         labels = classes or (classifier.classes if is_number else _found(classifier, answers))
         explanations = []

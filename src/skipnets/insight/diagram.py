@@ -19,7 +19,8 @@ from skipnets.files import atomic_path
 from skipnets.insight.layers import Layer, inside, layers
 from skipnets.insight.source import Source, architecture_of
 from skipnets.insight.summary import short_count
-from skipnets.models.graph import Convolution, Graph, Linear
+from skipnets.models.graph import Graph
+from skipnets.models.operations import Convolution, Linear
 
 with needs_extra("train"):
     import matplotlib as mpl

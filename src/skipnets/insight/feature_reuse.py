@@ -28,8 +28,9 @@ from skipnets.files import atomic_path
 from skipnets.inputs import named_sources
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
-from skipnets.models.graph import Add, Convolution, Graph, Linear, Operation, Pad, Scope
+from skipnets.models.graph import Graph, Scope
 from skipnets.models.modes import evaluating
+from skipnets.models.operations import Add, Convolution, Linear, Operation, Pad
 from skipnets.models.registry import config_from_dict
 
 with needs_extra("train"):

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skipnets.models.accounting import grids, macs, steps, value_bytes
-from skipnets.models.graph import (
+from skipnets.models.graph import Graph
+from skipnets.models.operations import (
     Activation,
     Affine,
     ChannelConvolution,
     Convolution,
     Dropout,
-    Graph,
     Linear,
     Norm,
     Operation,

@@ -22,7 +22,8 @@ from skipnets.insight.layers import Layer, layers
 from skipnets.insight.source import Source, architecture_of
 from skipnets.models.accounting import FLOAT_BYTES, kept_bytes, steps
 from skipnets.models.family import family_of
-from skipnets.models.graph import BlockExecution, Graph, Shape
+from skipnets.models.graph import BlockExecution, Graph
+from skipnets.models.operations import Shape
 from skipnets.models.registry import INPUTS
 from skipnets.tables import Display, FittingTable, make_table, properties_table
 from skipnets.terminal import csv_text

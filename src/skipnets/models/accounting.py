@@ -13,11 +13,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from skipnets.models.graph import (
+from skipnets.models.graph import BlockExecution, Graph, Scope
+from skipnets.models.operations import (
     Activation,
     Add,
     Affine,
-    BlockExecution,
     Blur,
     CellMean,
     ChannelConvolution,
@@ -25,7 +25,6 @@ from skipnets.models.graph import (
     Convolution,
     Dropout,
     GlobalPool,
-    Graph,
     Linear,
     Mean,
     Multiply,
@@ -34,7 +33,6 @@ from skipnets.models.graph import (
     Pad,
     Pool,
     Scale,
-    Scope,
     Shape,
     Squeeze,
     StandardizedConvolution,

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from skipnets.errors import UserError
 from skipnets.models.family import family_of, network_graph
-from skipnets.models.graph import norm_eps, norm_groups
 from skipnets.models.layers import (
     ChannelConvolution,
     EvoNormS0,
@@ -24,6 +23,7 @@ from skipnets.models.layers import (
     LayerNorm2d,
     make_activation,
 )
+from skipnets.models.operations import norm_eps, norm_groups
 from skipnets.models.registry import (
     ACTIVATED_NORMS,
     AXES,
@@ -207,7 +207,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         return self
 
     def skeleton(self) -> nn.Module:
-        """A network of this configuration without memory for its tensors, which tells what these must be."""
+        """A network of this configuration without memory for its tensors, which shows what these must be."""
         with torch.device("meta"):
             return family_of(self.config).module()(self.config)
 

@@ -432,7 +432,7 @@ def _attach_statistics(features: Tensor, statistics: Statistics) -> None:
     """Let the statistics travel with the tensor that they describe.
 
     As an attribute they live as long as it does, belong to no other thread, and are lost, not wrong, when a
-    hook puts another tensor in its place. The version tells whether it was written to since.
+    hook puts another tensor in its place. The version shows whether it was written to since.
     """
     features.block_statistics = (features._version, statistics)  # type: ignore[attr-defined]
 

@@ -32,7 +32,7 @@ __all__ = [
 
 
 class NoEmbeddingError(UserError):
-    """A network does not tell what its features are."""
+    """A network does not say what its features are."""
 
 
 class CustomModel(Backbone[CustomConfig]):

@@ -124,7 +124,7 @@ def create_model(
         model.weights_report = load_weights(model, checkpoint, ignore=weights_ignore)
         if (activation := getattr(model.config, "activation", "relu")) != "relu":
             logger.warning(
-                "warning: activation=%s: weights tell nothing of activations; published ones are of ReLUs",
+                "warning: activation=%s: weights say nothing of activations; published ones are of ReLUs",
                 activation,
             )
     return FeatureListNet(model, out_indices) if features_only else model

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skipnets.models.graph import STANDARDIZATION_EPS, ActivationFunction
+from skipnets.models.operations import STANDARDIZATION_EPS, ActivationFunction
 from skipnets.models.spatial import AVERAGES, CONVOLUTIONS, spatial_axes
 
 __all__ = [

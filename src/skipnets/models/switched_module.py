@@ -97,7 +97,7 @@ class SwitchedModule(nn.Module):
 
 
 def measure_network(network: Backbone[Any], x: Tensor) -> None:
-    """Find out which execution trains a network fastest on the CPU, and tell its switched modules.
+    """Find out which execution trains a network fastest on the CPU, and set its switched modules to it.
 
     Args:
         network: Its structure and weights are not changed.

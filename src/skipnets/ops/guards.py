@@ -88,7 +88,7 @@ def unsupported_norm(norm: nn.Module) -> str | None:
 
 
 def unsupported_activation(activation: nn.Module, norm: nn.Module) -> str | None:
-    """The activation must be a ReLU; the norm before it is told where it has one of its own."""
+    """The activation must be a ReLU; the norm before it says where it has one of its own."""
     if type(activation) is nn.ReLU:
         return None
     if isinstance(activation, nn.Identity) and type(norm) is not nn.BatchNorm2d:

@@ -24,6 +24,7 @@ from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import find_with_own_splits
 from skipnets.data.survey import Survey, survey
+from skipnets.description import CLASS_NOUNS
 from skipnets.errors import check_at_least_1, listed
 from skipnets.evaluation.tables import write_table
 from skipnets.report.findings import (
@@ -60,7 +61,6 @@ __all__ = ["Audit", "LabelCheck", "audit"]
 # are right if the model is right in 81% of the images, and all if in 97%; see benchmarks/label_errors.py.
 CERTAIN = 0.95
 
-_NOUNS = {"single-label": "classes", "multi-label": "labels", "regression": "targets"}
 Progress = Callable[[str, int, int], object]
 
 
@@ -70,9 +70,9 @@ class Audit(Display):
 
     Attributes:
         data: What was opened.
-        dataset: Its N images, with `copies`; where the data do not tell splits, these are "".
+        dataset: Its N images, with `copies`; where the data do not give splits, these are "".
         survey: What the dataset holds.
-        findings: Kind → findings, gravest first. Kinds without findings are there, too.
+        findings: Kind → findings, most serious first. Kinds without findings are there, too.
         label_check: How labels or numbers were checked; None if they were not, for lack of predictions.
         options: How the data were read.
     """
@@ -86,7 +86,7 @@ class Audit(Display):
 
     @property
     def has_splits(self) -> bool:
-        """Whether the data tell which images train, validate and test."""
+        """Whether the data say which images train, validate and test."""
         return bool((self.dataset.splits != "").any())
 
     @property
@@ -109,7 +109,7 @@ class Audit(Display):
 
     @property
     def _tiny(self) -> int:
-        """How many headers tell of images that are too small to be compared."""
+        """How many headers are of images that are too small to be compared."""
         return sum(min(header.width, header.height) < LEAST_SIDE for header in self.survey.headers)
 
     @property
@@ -184,7 +184,7 @@ class Audit(Display):
         properties = {
             "data": self.data,
             "images": f"{len(self.dataset):,} ({self.affected:,} with a finding)",
-            _NOUNS[self.dataset.task]: f"{len(self.dataset.classes):,}",
+            CLASS_NOUNS[self.dataset.task]: f"{len(self.dataset.classes):,}",
         }
         if isinstance(check, NumberCheck):
             properties["predictions"] = (
@@ -248,7 +248,7 @@ class Audit(Display):
         )
 
     def write_page(self, path: str | os.PathLike[str], progress: Progress | None = None) -> None:
-        """Write the findings as one self-contained HTML file, with thumbnails of the gravest of each kind.
+        """Write the findings as one self-contained HTML file, with thumbnails of the most serious ones.
 
         Args:
             path: Ends in .html.
@@ -264,7 +264,7 @@ class Audit(Display):
     def write_manifest(self, path: str | os.PathLike[str], *, drop: Collection[str] = ()) -> None:
         """Write a corrected manifest, which `open_dataset` and training take as it is.
 
-        Columns: path, label, split where the data tell splits, split_group where there are copies or groups
+        Columns: path, label, split where the data give splits, split_group where there are copies or groups
         (which stay in one split), given_label, reason (what was found, and what was done about it).
 
         Args:

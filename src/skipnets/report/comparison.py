@@ -25,11 +25,11 @@ from skipnets.errors import UserError, check_path, listed
 from skipnets.evaluation.intervals import Interval, auroc_interval, mean_interval, wilson_interval
 from skipnets.report.bootstrap import METRICS, bootstrap_p, resample, spread_interval, weighted_metrics
 from skipnets.report.label_comparison import LabelComparison, compare_labels
-from skipnets.report.pairing import caveats, holm, matched, verdict
+from skipnets.report.pairing import PairedComparison, caveats, holm, matched, verdict
 from skipnets.report.reading import evaluated_task
 from skipnets.report.regression_comparison import NumberComparison, compare_numbers
 from skipnets.report.results import Results, read_results
-from skipnets.tables import Display, make_table, percent, properties_table
+from skipnets.tables import make_table, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -95,35 +95,24 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(Display):
+class Comparison(PairedComparison):
     """Metrics of several runs, and their differences from the first.
 
     Attributes:
-        runs: Their names; the first is the one that the others are compared with.
-        data: The data that they were evaluated on.
-        split: The split of these data.
-        images: N.
         metrics: The metrics of all runs.
         differences: One for each metric of each run after the first.
-        notes: Caveats, one sentence each.
     """
 
-    runs: tuple[str, ...]
-    data: str
-    split: str
-    images: int
     metrics: tuple[MetricValues, ...]
     differences: tuple[Difference, ...]
-    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
         return asdict(self)
 
-    def tables(self) -> list[Table]:
-        """Tables that `print` and notebooks show."""
+    def metric_tables(self) -> list[Table]:
+        """The metrics of all runs."""
         return [
-            properties_table({"images": f"{self.images:,} ({self.data}, {self.split}), the same for all"}),
             make_table(
                 {"metric": "left", "run": "left", "value": "right", "95% interval": "right"},
                 (
@@ -138,13 +127,11 @@ class Comparison(Display):
                         )
                     )
                 ),
-            ),
-            *(self._differences(run) for run in self.runs[1:]),
-            *(properties_table({"note": note}) for note in self.notes),
+            )
         ]
 
-    def _differences(self, run: str) -> Table:
-        """Table of one run's differences from the first."""
+    def difference_table(self, run: str) -> Table:
+        """The table of a run's differences from the first."""
         title, rows = f"{run} against {self.runs[0]}", []
         for each in self.differences:
             if each.run == run:

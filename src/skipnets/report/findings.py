@@ -114,7 +114,7 @@ KINDS = {
         "weighted-loss.",
     ),
 }
-"""Name of each kind of finding, as in `Audit.findings`, the CSV file and `--drop`; gravest first."""
+"""Name of each kind of finding, as in `Audit.findings`, the CSV file and `--drop`; most serious first."""
 
 Action = Literal["corrected", "left out", "kept together", "marked", "kept"]
 """What the corrected manifest does about a finding; "kept" of classes, "marked" of images."""
@@ -128,7 +128,7 @@ class Finding(NamedTuple):
         image: The image's position in the dataset; None for a class or a file that is not there.
         name: The image's name, the class or the missing file.
         detail: What was found, such as "90×1200 pixels", height × width.
-        score: Findings of a kind are in the order of their scores, the gravest first.
+        score: Findings of a kind are in the order of their scores, the most serious first.
         action: What the corrected manifest does about it.
         other: The position of the copy, if it is about one.
         label: The label that the image or class should have, if it should have another one.
@@ -144,7 +144,7 @@ class Finding(NamedTuple):
     label: str | None = None
 
 
-# Kind → which number, its limit, and how it is told. Numbers fall towards what is wrong.
+# Kind → which number, its limit, and how it is written. Numbers fall toward what is wrong.
 _LIMITS: dict[str, tuple[Callable[[Appearance], float], float, str]] = {
     "dark": (lambda seen: seen.brightest, 0.32, "99% of the pixels are below {:.0%} of white"),
     "bright": (lambda seen: 1 - seen.darkest, 0.05, "95% of the pixels are within {:.0%} of white"),
@@ -181,16 +181,16 @@ def appearance_findings(
             shown[image] = each
     if not shown:
         return
-    told: set[int] = set()  # what is dark has little contrast, too
+    named: set[int] = set()  # what is dark has little contrast, too
     for kind, (number, limit, detail) in _LIMITS.items():
         values = {image: number(each) for image, each in shown.items()}
         known = [value for value in values.values() if not np.isnan(value)]
         bound = min(limit, float(np.median(known)) / 2) if known else -np.inf
         for image, value in values.items():
-            if value < bound and image not in told:
-                told.add(image)
+            if value < bound and image not in named:
+                named.add(image)
                 yield Finding(kind, image, dataset.names[image], detail.format(value), value)
-    visible = {image: each for image, each in shown.items() if image not in told}
+    visible = {image: each for image, each in shown.items() if image not in named}
     colorless = [image for image, each in visible.items() if each.colorless]
     colored = [image for image, each in visible.items() if not each.colorless]
     rare, what = (colorless, "gray") if len(colorless) <= len(colored) else (colored, "color")
@@ -261,7 +261,7 @@ def group_findings(dataset: ImageDataset) -> Iterator[Finding]:
     """Images of groups that a later split has images of as well.
 
     Args:
-        dataset: Its splits are "" where the data do not tell any.
+        dataset: Its splits are "" where the data do not give any.
     """
     if dataset.groups is None:
         return
@@ -281,7 +281,7 @@ def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
     Each image is compared with one that stands for all its copies: the first in the latest split.
 
     Args:
-        dataset: With `copies` and `contents`; its splits are "" where the data do not tell any.
+        dataset: With `copies` and `contents`; its splits are "" where the data do not give any.
     """
     merged = merged_spellings(dataset)
     differ_by = _DIFFERENT_NUMBERS * np.nanstd(dataset.labels, axis=0) if dataset.regression else np.zeros(0)
@@ -456,7 +456,7 @@ def actions(findings: Iterable[Finding]) -> str:
 
 
 def sorted_findings(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
-    """Kind → findings, gravest first; every kind is there."""
+    """Kind → findings, most serious first; every kind is there."""
     found: dict[str, list[Finding]] = {kind: [] for kind in KINDS}
     for finding in findings:
         found[finding.kind].append(finding)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import sigmoid
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.multi_label import label_text
 from skipnets.evaluation.calibration import NoTemperatureError, fit_label_temperature
+from skipnets.probabilities import sigmoid
 from skipnets.report.findings import Finding
 from skipnets.report.label_errors import LEAST_KAPPA, LabelCheck, cohen_kappa, find_label_errors
 from skipnets.report.predictions import UnseenPredictions

@@ -18,8 +18,7 @@ from skipnets.evaluation.delong import delong_test
 from skipnets.evaluation.intervals import Interval
 from skipnets.evaluation.multi_label import group_numbers
 from skipnets.report.label_results import LabelResults, read_label_results
-from skipnets.report.pairing import caveats, difference_table, holm, matched, verdict
-from skipnets.tables import Display, properties_table
+from skipnets.report.pairing import PairedComparison, caveats, difference_table, holm, matched, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,38 +52,21 @@ class LabelDifference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelComparison(Display):
+class LabelComparison(PairedComparison):
     """AUROCs of the labels in several runs, and their differences from the first.
 
     Attributes:
-        runs: Their names; the first is the one that the others are compared with.
-        data: The data that they were evaluated on.
-        split: The split of these data.
-        images: N.
         differences: One for each label of each run after the first.
-        notes: Caveats, one sentence each.
     """
 
-    runs: tuple[str, ...]
-    data: str
-    split: str
-    images: int
     differences: tuple[LabelDifference, ...]
-    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
         return {"task": "multi-label", **asdict(self)}
 
-    def tables(self) -> list[Table]:
-        """Tables that `print` and notebooks show."""
-        return [
-            properties_table({"images": f"{self.images:,} ({self.data}, {self.split}), the same for all"}),
-            *(self._differences(run) for run in self.runs[1:]),
-            *(properties_table({"note": note}) for note in self.notes),
-        ]
-
-    def _differences(self, run: str) -> Table:
+    def difference_table(self, run: str) -> Table:
+        """The table of a run's differences from the first."""
         return difference_table(
             "label",
             "AUROC",

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import softmax
 from skipnets.errors import needs_extra
 from skipnets.evaluation.calibration import NoTemperatureError, fit_temperature
+from skipnets.probabilities import softmax
 
 __all__ = ["LEAST_KAPPA", "LabelCheck", "LabelError", "calibrated", "cohen_kappa", "find_label_errors"]
 

@@ -15,9 +15,10 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from skipnets import run_folder
-from skipnets.classifier import describe, sigmoid
+from skipnets.classifier import describe
 from skipnets.evaluation.label_out_of_fold import fold_limits
 from skipnets.evaluation.multi_label_evaluation import read_label_predictions
+from skipnets.probabilities import sigmoid
 from skipnets.report.reading import reading
 
 __all__ = ["LabelResults", "read_label_results"]

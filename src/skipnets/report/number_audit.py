@@ -1,7 +1,7 @@
 """What an audit finds out about numbers to predict: some far from all others, or from what a model predicts.
 
-Both are told by one rule, the outer fences of Tukey (1977): beyond the quartiles by more than three times the
-distance between them. Of normally distributed values, that is one of 400,000.
+Both are found by one rule, the outer fences of Tukey (1977): beyond the quartiles by more than three times
+the distance between them. Of normally distributed values, that is one of 400,000.
 
 Shapes: N images of the dataset, n of them with a prediction, T targets.
 """

@@ -22,7 +22,7 @@ import numpy as np
 from markupsafe import Markup
 
 from skipnets import run_folder
-from skipnets.classifier import Classifier, describe, load, softmax
+from skipnets.classifier import Classifier, describe, load
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
 from skipnets.data.preprocessing import Preprocessing
@@ -36,6 +36,7 @@ from skipnets.evaluation.intervals import wilson_interval
 from skipnets.evaluation.metrics import Metrics, measure
 from skipnets.evaluation.reliability import reliability
 from skipnets.files import atomic_path
+from skipnets.probabilities import softmax
 from skipnets.report import charts
 from skipnets.report.bootstrap import resample
 from skipnets.report.comparison import edge_note, metric_interval

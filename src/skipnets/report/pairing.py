@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,12 +15,12 @@ import numpy as np
 
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.intervals import Interval
-from skipnets.tables import make_table
+from skipnets.tables import Display, make_table, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["SIGNIFICANT", "caveats", "difference_table", "holm", "matched", "verdict"]
+__all__ = ["SIGNIFICANT", "PairedComparison", "caveats", "difference_table", "holm", "matched", "verdict"]
 
 SIGNIFICANT = 0.05
 _NOUNS = {"multi-label": "labels", "regression": "targets"}
@@ -43,6 +44,42 @@ class Evaluated(Protocol):
     @property
     def names(self) -> list[str]:
         """Names of the N images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedComparison(Display):
+    """Several runs on the same images, and their differences from the first.
+
+    Attributes:
+        runs: Their names; the first is the one that the others are compared with.
+        data: The data that they were evaluated on.
+        split: The split of these data.
+        images: N.
+        notes: Caveats, one sentence each.
+    """
+
+    runs: tuple[str, ...]
+    data: str
+    split: str
+    images: int
+    notes: tuple[str, ...]
+
+    def difference_table(self, run: str) -> Table:
+        """The table of a run's differences from the first."""
+        raise NotImplementedError
+
+    def metric_tables(self) -> list[Table]:
+        """Tables of the runs' metrics, before those of their differences."""
+        return []
+
+    def tables(self) -> list[Table]:
+        """Tables that `print` and notebooks show."""
+        return [
+            properties_table({"images": f"{self.images:,} ({self.data}, {self.split}), the same for all"}),
+            *self.metric_tables(),
+            *(self.difference_table(run) for run in self.runs[1:]),
+            *(properties_table({"note": note}) for note in self.notes),
+        ]
 
 
 def matched(first: Evaluated, other: Evaluated) -> tuple[list[int], list[int]]:

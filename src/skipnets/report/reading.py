@@ -24,7 +24,7 @@ def evaluated_task(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Tell what is wrong with evaluation.json and predictions.parquet of a folder, and what to do.
+    """Say what is wrong with evaluation.json and predictions.parquet of a folder, and what to do.
 
     Raises:
         UserError: If they are missing or damaged, or do not match.

@@ -22,9 +22,8 @@ from skipnets.evaluation.intervals import Interval
 from skipnets.evaluation.multi_label import draws, group_numbers
 from skipnets.evaluation.regression_evaluation import metric_text
 from skipnets.report.bootstrap import bootstrap_p, spread_interval
-from skipnets.report.pairing import caveats, difference_table, holm, matched, verdict
+from skipnets.report.pairing import PairedComparison, caveats, difference_table, holm, matched, verdict
 from skipnets.report.regression_results import RegressionResults, read_regression_results
-from skipnets.tables import Display, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,38 +57,21 @@ class NumberDifference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NumberComparison(Display):
+class NumberComparison(PairedComparison):
     """Mean absolute errors of the targets in several runs, and their differences from the first.
 
     Attributes:
-        runs: Their names; the first is the one that the others are compared with.
-        data: The data that they were evaluated on.
-        split: The split of these data.
-        images: N.
         differences: One for each target of each run after the first.
-        notes: Caveats, one sentence each.
     """
 
-    runs: tuple[str, ...]
-    data: str
-    split: str
-    images: int
     differences: tuple[NumberDifference, ...]
-    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
         return {"task": "regression", **asdict(self)}
 
-    def tables(self) -> list[Table]:
-        """Tables that `print` and notebooks show."""
-        return [
-            properties_table({"images": f"{self.images:,} ({self.data}, {self.split}), the same for all"}),
-            *(self._differences(run) for run in self.runs[1:]),
-            *(properties_table({"note": note}) for note in self.notes),
-        ]
-
-    def _differences(self, run: str) -> Table:
+    def difference_table(self, run: str) -> Table:
+        """The table of a run's differences from the first."""
         return difference_table(
             "target",
             "MAE",

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets import run_folder
-from skipnets.classifier import describe, softmax
+from skipnets.classifier import describe
 from skipnets.errors import UserError
 from skipnets.evaluation.predictions import read_predictions
+from skipnets.probabilities import softmax
 from skipnets.report.reading import reading
 
 __all__ = ["Results", "read_results"]

@@ -71,7 +71,7 @@ def open_runtime(
                 return native.NativeRuntime.from_tensors(
                     architecture, tensors, device=device, threads=threads
                 )
-            except NoGraphError:  # the engine is for none of these networks, of which nobody need be told
+            except NoGraphError:  # the engine is for none of these networks, which is no news
                 if kind == "native":
                     raise
             except native.NotForTheEngineError as error:

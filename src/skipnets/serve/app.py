@@ -279,7 +279,7 @@ def create_app(
         workers: Threads that decode images; None takes one per core.
         coverage: Give each image the set of classes that contains the true one with this probability; takes
             a calibrated model.
-        reject: Tell whether an image is among this share of the most unusual ones, likewise.
+        reject: Say whether an image is among this share of the most unusual ones, likewise.
 
     Raises:
         UserError: If a value is impossible.

@@ -75,9 +75,9 @@ def _paragraphs(text: str) -> str:
 def _parameters(operation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for parameter in operation.get("parameters", []):
         schema = parameter.get("schema", {})
-        told = [f"in the {parameter['in']}", str(schema.get("type", ""))]
-        told += [f"{word} {schema[key]}" for word, key in _BOUNDS if key in schema]
-        yield parameter["name"], escape(", ".join(filter(None, told)))
+        described = [f"in the {parameter['in']}", str(schema.get("type", ""))]
+        described += [f"{word} {schema[key]}" for word, key in _BOUNDS if key in schema]
+        yield parameter["name"], escape(", ".join(filter(None, described)))
 
 
 _BOUNDS = (("at least", "minimum"), ("at most", "maximum"), ("default", "default"))

@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.classifier import NOT_FINITE, Classifier, Prediction
+from skipnets.classifier import Classifier, Prediction
 from skipnets.data.decoding import ImageDecodeError, declared_size, decoding_bytes
 from skipnets.data.pixel_budget import AbandonedError, PixelBudget
 from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError
+from skipnets.probabilities import NOT_FINITE
 from skipnets.serve.batching import Batcher
 from skipnets.serve.explaining import explanation_png, why_unexplained
 from skipnets.serve.limits import Limits
@@ -104,7 +105,7 @@ class Service:
         batch_delay: Longest time that an image waits for others, in seconds.
         workers: Threads that decode images.
         coverage: Answers hold sets of classes with this coverage, as of `Classifier.predict`.
-        reject: Answers tell whether an image is among this share of the most unusual ones.
+        reject: Answers say whether an image is among this share of the most unusual ones.
 
     Attributes:
         state: "ready" while images are accepted.
@@ -323,7 +324,7 @@ class Service:
     async def _ask(
         self, image: Upload | NDArray[Any], given_up: threading.Event
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """(classes,) probabilities of an image, and what else `Classifier.judged` tells; counted."""
+        """(classes,) probabilities of an image, and `Prediction` fields that were asked for; counted."""
         loop = asyncio.get_running_loop()
         try:
             pixels = await loop.run_in_executor(self._readers, self._pixels, image, given_up)
@@ -365,7 +366,7 @@ class Service:
             return explained.result()
 
     def _answer(self, pixels: NDArray[Any]) -> list[tuple[NDArray[np.float64], dict[str, Any]]]:
-        """(N, H, W, C) → N answers of `Classifier.judged`, timed."""
+        """(N, H, W, C) → N answers of `Classifier.outputs_with_uncertainty`, timed."""
         start = time.perf_counter()
         answers = _answers(self.classifier, pixels, **self._asked)
         seconds = time.perf_counter() - start
@@ -391,7 +392,7 @@ def _answers(
     """(N, H, W, C) → (classes,) probabilities or numbers of each, and what is asked for besides."""
     normalizes = classifier.runtime.input_type == "uint8"
     prepare = classifier.preprocessing.planes if normalizes else classifier.preprocessing.normalize
-    answers = classifier.judged(prepare(pixels), **asked)
+    answers = classifier.outputs_with_uncertainty(prepare(pixels), **asked)
     if not all(np.isfinite(row).all() for row, _ in answers):
         raise UserError(NOT_FINITE)
     return answers

@@ -69,7 +69,7 @@ def training_costs(
         steps: Measured steps; one more comes before them.
         device: Where to train.
         threads: Threads of PyTorch; None leaves the choice to it.
-        report: Is told what is measured next.
+        report: Called with what is measured next.
     """
     if batch_size < 2:
         raise UserError(f"batch_size={batch_size}: must be at least 2 for batch norms")

@@ -194,5 +194,5 @@ def _scaled(sides: tuple[int, ...], side: int) -> tuple[int, ...]:
 
 def _tell_unmeasured(model: str | None, *, timed: bool) -> None:
     taken = f"takes {model}, the cheapest network (--model names another), and " if model else ""
-    ends = "corrects the number of epochs after each one" if timed else "does not tell when it will end"
+    ends = "corrects the number of epochs after each one" if timed else "does not know when it will end"
     logger.info(f"where several processes train together, the speed is not measured: the run {taken}{ends}")

@@ -154,7 +154,7 @@ def plot_losses(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
 
 
 def headline(row: Row) -> float:
-    """The validation metric that is looked at first: `headline_name` tells which."""
+    """The validation metric that is looked at first: `headline_name` says which."""
     found = (row.val_mae, row.val_average_precision, row.val_accuracy)
     return next((value for value in found if value is not None), math.nan)
 

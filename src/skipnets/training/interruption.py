@@ -45,12 +45,12 @@ def resumable(run: Run, *, evaluating: bool = False) -> Iterator[None]:
         run: What the block trains or evaluates.
         evaluating: Whether all epochs are done.
     """
-    with told(lambda: how_to_resume(run, evaluating=evaluating)):
+    with announced(lambda: how_to_resume(run, evaluating=evaluating)):
         yield
 
 
 @contextlib.contextmanager
-def told(message: Callable[[], str]) -> Iterator[None]:
+def announced(message: Callable[[], str]) -> Iterator[None]:
     """Turn an interruption in the block into TrainingInterrupted; signals are then handled as before.
 
     Args:

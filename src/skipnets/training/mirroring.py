@@ -18,7 +18,7 @@ def keeps_class_mirrored(train: ImageDataset) -> bool:
 
     Each of up to 1,000 images, 16×16 and gray, takes the class of the most similar other one, upright and
     mirrored. Where it is right upright and much less often mirrored (as with digits and letters), mirroring
-    changes the class, or makes what never occurs. Where similar pixels do not tell the class (as in
+    changes the class, or makes what never occurs. Where similar pixels do not show the class (as in
     photographs), it is taken to be harmless. With several labels an image, or numbers, it is not looked for,
     and mirrored images are not shown.
     """

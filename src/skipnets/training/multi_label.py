@@ -45,7 +45,7 @@ def with_label_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConf
         dataset: The data set with its splits.
 
     Raises:
-        UserError: An option is for the other task, or the validation images do not tell a good epoch.
+        UserError: An option is for the other task, or the validation images do not show a good epoch.
     """
     if not dataset.multi_label:
         for name in ("loss", "threshold"):

@@ -58,7 +58,7 @@ logger = logging.getLogger("skipnets")
 SMALL = 64
 LARGE_SIZE = 224
 SMALL_MODEL, LARGE_MODEL = "densenet_bc40_k12", "densenet121"
-# How many images tell size, mean and standard deviation.
+# How many images are read for size, mean and standard deviation.
 SAMPLE = 512
 
 
@@ -284,7 +284,7 @@ def _with_published_weights(config: TrainConfig, train: ImageDataset) -> tuple[T
 
 
 def _with_network_of_weights(config: TrainConfig) -> tuple[TrainConfig, Mapping[str, Any]]:
-    """Take the network, and the parts of it that weights do not tell, from a source that says them.
+    """Take the network, and the parts of it that weights do not show, from a source that says them.
 
     Returns:
         The configuration, and the fields of the source's network.

@@ -1,4 +1,4 @@
-"""How fast the device at hand trains a network, measured within a second."""
+"""How fast the device trains a network, measured within a second."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def wrong_devices(devices: int | str) -> str | None:
 
 
 def device_count(devices: int | str, accelerator: str) -> int:
-    """How many devices train together: `devices` in Lightning's words, or what torchrun told this process.
+    """How many devices train together: `devices` in Lightning's words, or what torchrun gave this process.
 
     Args:
         devices: A number, a list such as "0,2" or "0,", or auto or -1 for all.

@@ -45,7 +45,7 @@ logger = logging.getLogger("skipnets")
 
 Model = nn.Module | Callable[..., nn.Module]
 """A network, or what makes it, such as a class or `functools.partial(MyNet, width=8)`."""
-# What is made for the data is told by the data.
+# What is made for the data follows from the data.
 _FROM_DATA = ("num_classes", "in_chans")
 # Metrics of the validation split that every run has, by which it chooses the best epoch.
 _MEASURED = ("loss", "accuracy", "balanced_accuracy")
@@ -264,7 +264,7 @@ def own_model(supplied: Supplied, config: CustomConfig) -> CustomModel:
 
 
 def _record(supplied: Supplied) -> tuple[str, dict[str, Any]]:
-    """How a run.yaml names the network, and its arguments without those that the data tell."""
+    """How a run.yaml names the network, and its arguments without those that follow from the data."""
     model = supplied.model
     if isinstance(model, nn.Module):
         if supplied.architecture is not None:

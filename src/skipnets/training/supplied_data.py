@@ -122,7 +122,7 @@ def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
 
 
 def _dims(parts: Mapping[str, Samples]) -> int:
-    """Spatial axes of the first image, where no network tells them."""
+    """Spatial axes of the first image, where no network gives them."""
     for samples in parts.values():
         if len(samples):
             return 3 if getattr(samples[0][0], "ndim", 2) == 4 else 2

@@ -74,7 +74,7 @@ from skipnets.training.supplied_data import Images, as_dataset, given_dataset
 from skipnets.training.task import ClassificationTask, Loss
 from skipnets.trust import Trust, trusting
 
-# What a model file tells of its epoch, of what the task has; None where it is undefined.
+# What a model file records of its epoch, of what the task has; None where it is undefined.
 _SCORES = (
     *("val_accuracy", "val_balanced_accuracy", "val_average_precision", "val_auroc", "val_mae", "val_r2"),
 )
@@ -694,7 +694,7 @@ def _alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _processes(config: ResolvedConfig) -> dict[str, Any]:
-    """Lightning's `devices` and `num_nodes`: under torchrun, what that was told."""
+    """Lightning's `devices` and `num_nodes`: under torchrun, what that was given."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
     if not local:
         return {"devices": config.devices}

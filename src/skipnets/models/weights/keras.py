@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipnets.errors import UserError, listed, needs_extra, one_line
-from skipnets.models.graph import norm_eps
+from skipnets.models.operations import norm_eps
 from skipnets.models.weights.checkpoint import Checkpoint, PublishedInput
 from skipnets.models.weights.expansion import check_expansion
 
@@ -133,7 +133,7 @@ def _blocks(layers: Layers) -> tuple[int, ...]:
 def _notes(
     config: list[Mapping[str, Any]], epsilons: Mapping[str, float], *, is_known: bool
 ) -> Iterator[str]:
-    """Remarks on what weights do not tell."""
+    """Remarks on what weights do not show."""
     if not is_known:
         yield "not one of Keras's own networks: compare its padding, strides and norm epsilon"
     if others := {value for value in epsilons.values() if abs(value - norm_eps("batch")) > 1e-6}:
@@ -312,7 +312,7 @@ def _stride(config: list[Mapping[str, Any]]) -> str:
 
 
 def _check_activations(path: Path, config: list[Mapping[str, Any]], *, is_known: bool) -> None:
-    """Refuse a network with other activations than ours, which weights do not tell."""
+    """Refuse a network with other activations than ours, which weights do not show."""
     allowed: dict[str, tuple[str | None, ...]] = {"Activation": ("relu", "softmax", "linear")}
     if is_known:
         allowed["Conv2D"] = ("linear", None)  # a norm follows

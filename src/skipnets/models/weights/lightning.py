@@ -22,7 +22,7 @@ def without_state(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str,
 
     A Lightning module names its parts by its attributes (`model.conv1.weight`, `val_acc.tp`). Where one of
     them has all convolutions, it is the network, and of the others only those are kept that have a linear
-    layer, as a head of its own does. Otherwise nothing can be told from the names, and all is kept.
+    layer, as a head of its own does. Otherwise the names show nothing, and all is kept.
 
     Args:
         tensors: A Lightning module's state dict.

@@ -30,7 +30,7 @@ from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Ta
 logger = logging.getLogger("skipnets")
 
 _BY_STRUCTURE = "matched by structure"
-# Nothing in the weights tells which of the two it is.
+# Nothing in the weights shows which of the two it is.
 _MONAI_STEM = (
     'such biases are MONAI\'s, whose ResNets have stem="stride1" unless they were made with conv1_t_stride=2'
 )
@@ -149,7 +149,7 @@ def _without(checkpoint: Checkpoint, patterns: Sequence[str]) -> tuple[dict[str,
 
 
 def _require_fields(model: Backbone[Any], checkpoint: Checkpoint) -> None:
-    """Check that the model computes what the source's network does, where weights do not tell."""
+    """Check that the model computes what the source's network does, where weights do not show it."""
     for field, value in checkpoint.fields.items():
         have = getattr(model.config, field, None)
         if field not in ("num_classes", "in_chans") and have != value:

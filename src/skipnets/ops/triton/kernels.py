@@ -445,7 +445,7 @@ def growth_weight_gradient(
 ):
     """The 3×3 weights' gradient over one share of the rows, in partial (programs, G, 9, K).
 
-    As the bottleneck is at hand, `masked` (M, K), the gradient behind norm2's ReLU, is taken back through
+    As the bottleneck is loaded, `masked` (M, K), the gradient behind norm2's ReLU, is taken back through
     norm2 into `out`, too; `sums` (2, K) are dβ₂ and dγ₂. The activated bottleneck is loaded once and meets
     the gradient at nine neighbors: eight side by side in one product, the last in another.
     Grid: (chunks of K, programs).

@@ -44,7 +44,7 @@ from skipnets.tables import Display, make_table, properties_table
 from skipnets.training import budget
 from skipnets.training.callbacks import MONITORED, best_row
 from skipnets.training.config import BestBy, ResolvedConfig, TrainConfig, config_to_yaml, read_config
-from skipnets.training.interruption import told
+from skipnets.training.interruption import announced
 from skipnets.training.prepare import prepare
 from skipnets.training.run import Run
 from skipnets.training.task import ClassificationTask
@@ -292,7 +292,7 @@ def resume_tuning(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What a process that runs trials is told.
+    """What a process that runs trials is given.
 
     Attributes:
         folder: Of the tuning.
@@ -343,7 +343,7 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
     ]
     try:
         again = f"skipnets tune --resume {folder} --time 30m{_trust_option(base)}"
-        with told(lambda: f"interrupted; go on with: {again}"):
+        with announced(lambda: f"interrupted; go on with: {again}"):
             if processes == 1:
                 _work(jobs[0])
             else:
@@ -384,7 +384,7 @@ def _work_in_processes(jobs: Sequence[_Job]) -> None:
 
 
 def _work_quietly(job: _Job) -> None:
-    """Run trials in a process that ends without a word on Ctrl-C, which the first process tells of."""
+    """Run trials in a process that ends without a word on Ctrl-C, which the first process reports."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with trusting(job.trust):
         _work(job)
@@ -429,7 +429,7 @@ def _work(job: _Job) -> None:
 def _try(
     study: optuna.Study, trial: optuna.Trial, base: TrainConfig, dataset: ImageDataset, folder: Path
 ) -> None:
-    """Train with the values of a trial, and tell what came of it."""
+    """Train with the values of a trial, and report the result."""
     run = Run(folder / f"trial-{trial.number + 1:04d}")
     reporter = TrialReporter(trial)
     try:
@@ -572,8 +572,8 @@ def _line(records: Sequence[TrialRecord], number: int, *, minimize: bool, metric
     result = (
         last.reason or f"val {metric} {_number(last.value)}{' (pruned)' if last.state == 'pruned' else ''}"
     )
-    told = "" if best is None else f"; best {_number(best.value)} (trial {best.number})"
-    return f"trial {last.number}: {result}{told}  {settings}  {last.seconds:.0f} s"
+    best_so_far = "" if best is None else f"; best {_number(best.value)} (trial {best.number})"
+    return f"trial {last.number}: {result}{best_so_far}  {settings}  {last.seconds:.0f} s"
 
 
 def _short(value: Any) -> str:
