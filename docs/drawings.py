@@ -21,6 +21,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from torchvision.models import regnet_y_400mf
 
 from skipnets import create_model
 from skipnets.insight.diagram import draw_diagram
@@ -28,7 +29,7 @@ from skipnets.insight.diagram import draw_diagram
 DOCS = Path(__file__).parent
 FIGURES = DOCS / "guide" / "figures"
 NAMES = (
-    "dense-block", "dense-block-for-cifar", "residual-stage", "whole-network",
+    "dense-block", "dense-block-for-cifar", "residual-stage", "whole-network", "own-network",
     "channels", "layer-cost", "accuracy", "accuracy-speed", "spread", "selection",
 )  # fmt: skip
 
@@ -94,6 +95,11 @@ def dense_block_for_cifar() -> str:
 def whole_network() -> str:
     """A DenseNet for small images, from the input to the classes."""
     return _diagram("densenet_bc40_k12")
+
+
+def own_network() -> str:
+    """A block of a network that is no part of the package, with its gate and its shortcut."""
+    return _diagram(regnet_y_400mf(), input_size=224, block=6)
 
 
 def channels() -> Figure:

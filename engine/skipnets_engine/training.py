@@ -3,6 +3,9 @@
 `skipnets.ops.native` calls these; their shapes are those of `src/dense_block.h`, `src/residual_block.h`,
 `src/stem.h` and `src/transition.h`. What is only read is converted if need be. What is written must be of
 single precision and, but for gradients of filters, contiguous; anything else is a TypeError.
+
+`share_openmp(library)` makes these passes use the OpenMP threads of a loaded shared library, such as
+libtorch_cpu.so, whose idle threads would otherwise take the processor from ours; False where there are none.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from skipnets_engine._engine import (
     dense_block_forward,
     residual_block_backward,
     residual_block_forward,
+    share_openmp,
     stem_backward,
     stem_forward,
     transition_backward,
@@ -24,6 +28,7 @@ __all__ = [
     "dense_block_forward",
     "residual_block_backward",
     "residual_block_forward",
+    "share_openmp",
     "stem_backward",
     "stem_forward",
     "transition_backward",
@@ -31,4 +36,4 @@ __all__ = [
 ]
 
 # Raised when these functions change their meaning; skipnets asks for the one it knows.
-INTERFACE = 3
+INTERFACE = 4

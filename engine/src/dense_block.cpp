@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "memory.h"
-#include "threads.h"
+#include "openmp.h"
 #include "training_norm.h"
 #include "training_products.h"
 #include "winograd.h"
@@ -257,7 +257,7 @@ public:
             weights1_.push_back(make_weight1(layer));
             weights2_.push_back(make_filters(shape_.bottleneck, shape_.growth));
         }
-        run_team(shares_, [this](Team& team, int member) { work(team, member); });
+        run_training_team(shares_, [this](Team& team, int member) { work(team, member); });
     }
 
 private:
@@ -367,7 +367,7 @@ public:
     }
 
     void run() {
-        run_team(shares_, [this](Team& team, int member) { work(team, member); });
+        run_training_team(shares_, [this](Team& team, int member) { work(team, member); });
     }
 
 private:

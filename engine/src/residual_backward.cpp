@@ -12,7 +12,7 @@ public:
         : Pass(block, true, kernels, threads), gradients_(gradients) {}
 
     void run() {
-        run_team(shares_, [this](Team& team, int member) { work(team, member); });
+        run_training_team(shares_, [this](Team& team, int member) { work(team, member); });
     }
 
 private:

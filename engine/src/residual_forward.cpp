@@ -11,7 +11,7 @@ public:
     Forward(const ResidualBlock& block, const Kernels& kernels, int threads) : Pass(block, false, kernels, threads) {}
 
     void run() {
-        run_team(shares_, [this](Team& team, int member) { work(team, member); });
+        run_training_team(shares_, [this](Team& team, int member) { work(team, member); });
     }
 
 private:

@@ -5,8 +5,8 @@
 #include <cstring>
 #include <vector>
 
+#include "openmp.h"
 #include "residual_stage.h"
-#include "threads.h"
 #include "training_norm.h"
 #include "training_scratch.h"
 

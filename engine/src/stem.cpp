@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "threads.h"
+#include "openmp.h"
 #include "training_norm.h"
 #include "training_products.h"
 #include "training_scratch.h"
@@ -153,7 +153,7 @@ public:
     Forward(const Stem& stem, float* y, const Kernels& kernels, int threads) : Pass(stem, kernels, threads), y_(y) {}
 
     void run() {
-        run_team(shares_, [this](Team& team, int member) { work(team, member); });
+        run_training_team(shares_, [this](Team& team, int member) { work(team, member); });
     }
 
 private:
@@ -215,7 +215,7 @@ public:
     }
 
     void run() {
-        run_team(shares_, [this](Team& team, int member) { work(team, member); });
+        run_training_team(shares_, [this](Team& team, int member) { work(team, member); });
     }
 
 private:

@@ -6,6 +6,7 @@
 
 #include "dense_block.h"
 #include "isa.h"
+#include "openmp.h"
 #include "residual_block.h"
 #include "training_arrays.h"
 
@@ -213,6 +214,7 @@ void residual_backward(const Given& x, const std::vector<std::ptrdiff_t>& maps, 
 }  // namespace
 
 void add_training(nb::module_& m) {
+    m.def("share_openmp", &share_openmp, "library"_a);
     m.def("dense_block_forward", &forward, "features"_a.noconvert(), "maps"_a, "parameters"_a, "eps1"_a, "eps2"_a,
           "statistics"_a.noconvert(), "bottlenecks"_a.noconvert(), "isa"_a, "threads"_a);
     m.def("dense_block_backward", &backward, "features"_a.noconvert(), "maps"_a, "parameters"_a, "eps1"_a, "eps2"_a,

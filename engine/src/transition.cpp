@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "threads.h"
+#include "openmp.h"
 #include "training_norm.h"
 #include "training_products.h"
 #include "training_scratch.h"
@@ -96,7 +96,7 @@ public:
     }
 
     void run() {
-        run_team(shares_, [this](Team& team, int member) { work(team, member); });
+        run_training_team(shares_, [this](Team& team, int member) { work(team, member); });
     }
 
 private:
@@ -140,7 +140,7 @@ public:
     }
 
     void run() {
-        run_team(shares_, [this](Team& team, int member) { work(team, member); });
+        run_training_team(shares_, [this](Team& team, int member) { work(team, member); });
     }
 
 private:

@@ -168,3 +168,8 @@ def test_arguments_that_do_not_fit_are_refused(change: dict[str, Any], message: 
             change.get("isa", ""),
             change.get("threads", 1),
         )
+
+
+def test_openmp_is_shared_with_libraries_that_use_it_alone() -> None:
+    assert not training.share_openmp("no-such-library.so")
+    assert not training.share_openmp("")

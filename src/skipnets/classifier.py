@@ -176,10 +176,13 @@ class Classifier(Display):
             scales: As for `Classifier`.
 
         Raises:
-            UserError: If `preprocessing` or `classes` is None and the model's weights state none.
+            UserError: If `preprocessing` or `classes` is None and the model's weights state none, or a module
+                that is no part of this package fails on an image or does not return logits (1, K).
         """
+        import torch
+
         from skipnets.models.backbone import Backbone
-        from skipnets.models.custom_model import CustomModel, config_of
+        from skipnets.models.custom_model import CustomModel, check_output, config_of
         from skipnets.runtimes.torch import TorchRuntime
 
         if classes is None:
@@ -200,6 +203,7 @@ class Classifier(Display):
                 dims=preprocessing.dims,
             )
             model = CustomModel.around(model, config)
+            check_output(model, torch.zeros(1, preprocessing.channels, *preprocessing.size))
         if preprocessing is None:
             preprocessing = _published_preprocessing(model)
         return cls(

@@ -276,7 +276,7 @@ def check_outputs(path: Path, runtime: Runtime, description: Description) -> Non
     """
     if runtime.input_type != "float32" and description.preprocessing.window is not None:
         raise UserError(f"{path}: damaged: its graph takes bytes, which its preprocessing does not make")
-    # Opening a file that claims an enormous size shall not cost memory; most graphs take any.
+    # Opening a file that claims an enormous size must not cost memory; most graphs take any.
     ours = config_from_dict(description.architecture).takes_any_size
     size = [min(side, _LARGEST_CHECKED if ours else _LARGEST_SIZE) for side in description.preprocessing.size]
     batch = np.zeros((1, description.preprocessing.channels, *size), runtime.input_type)

@@ -177,7 +177,8 @@ def as_text(tables: Iterable[RenderableType], *, width: int = WIDE) -> str:
     from rich.console import Console
 
     page = io.StringIO()
-    console = Console(file=page, width=width, color_system=None)
+    # In a notebook, Rich would show what it is to write to a file.
+    console = Console(file=page, width=width, color_system=None, force_jupyter=False)
     for table in tables:
         console.print(table)
     return "\n".join(line.rstrip() for line in page.getvalue().rstrip().splitlines())
@@ -187,7 +188,7 @@ def as_html(tables: Iterable[RenderableType], *, width: int = 160) -> str:
     """Render tables as an HTML fragment for a notebook."""
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=width, record=True)
+    console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False)
     for table in tables:
         console.print(table)
     return console.export_html(inline_styles=True, code_format=_HTML)

@@ -1,7 +1,7 @@
 """Text from outside (names of files and classes, metadata, messages of libraries) made harmless to show.
 
 A name may hold escape sequences that rewrite a terminal, line breaks that forge lines of a log, bytes that
-are no UTF-8, or a formula that a spreadsheet runs. What the user sees is the name with these escaped.
+are not UTF-8, or a formula that a spreadsheet runs. What the user sees is the name with these escaped.
 """
 
 from __future__ import annotations

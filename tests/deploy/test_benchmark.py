@@ -7,12 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.helpers.classifiers import make_classifier
+from tests.helpers.own_networks import Deciding, TinyNet, se_densenet
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from skipnets.classifier import Classifier
 from skipnets.cli import main
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy import benchmark, timing
 from skipnets.deploy.benchmark import compare_speeds
-from skipnets.deploy.export import Export
+from skipnets.deploy.export import Export, export_model
 from skipnets.deploy.timing import Candidate
 from skipnets.errors import UserError
 
@@ -87,3 +93,43 @@ def test_nothing_is_timed_that_computes_something_else(wrong: float) -> None:
 def test_wrong_batch_sizes() -> None:
     with pytest.raises(UserError, match=r"batch_size=\[0\]: must be at least 1"):
         compare_speeds(make_classifier("resnet20"), batch_sizes=[0])
+
+
+def own(network: nn.Module) -> Classifier:
+    return Classifier.from_model(
+        network, classes=["a", "b", "c"], preprocessing=Preprocessing(size=(8, 12), channels=1)
+    )
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_own_network_is_its_own_baseline(tmp_path: Path) -> None:
+    network = TinyNet(3)
+    table = compare_speeds(own(network), batch_sizes=[2], seconds=0, threads=1, compiled=False, int8=False)
+    assert {row.candidate: row.baseline for row in table.rows} == {
+        "as trained, eager": True,
+        "as trained, eager, channels_last": True,
+        "skipnets, ONNX Runtime": False,
+        "skipnets, OpenVINO": False,
+    }
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network.eval()(torch.empty(1, 1, 8, 12))
+    assert 2 * (table.macs or 0) == counter.get_total_flops()
+    assert "million MACs" in str(table)
+    export = export_model(own(network), tmp_path / "own.onnx")
+    (row,) = compare_speeds(export.path, batch_sizes=[1], seconds=0).rows
+    assert (row.baseline, row.limit_share) == (False, None)
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_own_network_that_cannot_be_exported_is_timed_in_pytorch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table = compare_speeds(own(Deciding(3)), batch_sizes=[1], seconds=0, compiled=False, int8=False)
+    assert [row.candidate for row in table.rows] == ["as trained, eager", "as trained, eager, channels_last"]
+    assert "ONNX Runtime and OpenVINO are left out: export: Deciding cannot be traced" in caplog.text
+
+
+def test_a_modified_model_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^the model was modified: features.*; give what makes it"):
+        compare_speeds(own(se_densenet(3, 1)), batch_sizes=[1])

@@ -84,3 +84,13 @@ def test_every_command_and_option_has_an_entry_with_an_anchor() -> None:
             f"{name}-{option}" for option in options
         }
     assert not re.search(r"\)\*: *$", page, re.MULTILINE), "an option without help"
+
+
+def test_commands_are_not_clipped_on_a_screen_of_1280_pixels() -> None:
+    """A block of code is 132 characters wide there; readers copy commands, which must be seen whole."""
+    for path in sorted(DOCS.rglob("*.md")):
+        blocks = re.finditer(
+            r"^```(?:sh|python)\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.DOTALL
+        )
+        long = [line for block in blocks for line in block[1].splitlines() if len(line) > 125]
+        assert not long, f"{path}: {long}"

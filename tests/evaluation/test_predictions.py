@@ -25,7 +25,7 @@ def test_what_an_evaluation_wrote_is_read_again(tmp_path: Path) -> None:
 
 
 def test_columns_of_labels_and_numbers_are_read_with_their_groups(tmp_path: Path) -> None:
-    columns: dict[str, list[object]] = {
+    columns: dict[str, list[str | float | None]] = {
         "path": ["a.png", "b.png"],
         "y:age": [1.5, None],
         "p:age": [1.25, 3.0],

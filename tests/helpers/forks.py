@@ -23,7 +23,7 @@ def assert_a_fork_computes_the_same(module: str, function: str) -> None:
     """Call what a function returns in a new process and in a fork of it.
 
     A new one: where other tests have begun threads of autograd, PyTorch refuses a backward pass in a fork.
-    What is prepared before must not be repeated in the fork: convolutions of PyTorch's own may wait for ever.
+    What is prepared before must not be repeated in the fork: convolutions of PyTorch's own may wait forever.
     """
     code = CODE.format(module=module, function=function)
     folder = Path(__file__).resolve().parents[2]

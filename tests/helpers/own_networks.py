@@ -104,3 +104,86 @@ def se_densenet(num_classes: int, in_chans: int = 3, *, blocks: tuple[int, ...] 
     layer = model.get_submodule("features.denseblock1.denselayer2")
     layer.add_module("conv2", nn.Sequential(layer.get_submodule("conv2"), SqueezeExcite(4)))
     return model
+
+
+class Branching(nn.Module):
+    """What a list of modules does not show: skips, a module that runs twice, the network's own tensors."""
+
+    def __init__(self, num_classes: int = 3, in_chans: int = 1) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_chans, 4, 3, padding=1)
+        self.branch = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4))
+        self.relu = nn.ReLU()
+        self.more = nn.Conv2d(4, 2, 1)
+        self.head = nn.Linear(6, num_classes)
+        self.unused = nn.Linear(2, 2)
+        self.scale = nn.Parameter(torch.ones(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, K)."""
+        x = self.relu(self.stem(x))
+        x = self.relu(x + self.branch(x))
+        x = torch.cat([x, self.more(x)], 1).mean((2, 3))
+        logits: Tensor = self.head(x @ self.scale)
+        return logits
+
+
+class Attending(nn.Module):
+    """Attention over the pixels of a map."""
+
+    def __init__(self, num_classes: int = 3, in_chans: int = 1) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_chans, 8, 1)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, K)."""
+        pixels = self.stem(x).flatten(2).transpose(1, 2)
+        mixed, _ = self.attention(pixels, pixels, pixels, need_weights=False)
+        logits: Tensor = self.head(mixed.mean(1))
+        return logits
+
+
+class Pyramid(nn.Module):
+    """A feature pyramid on a DenseNet of the registry (Lin et al. 2017)."""
+
+    def __init__(self, num_classes: int, in_chans: int = 3) -> None:
+        super().__init__()
+        self.backbone = skipnets.create_model(
+            "densenet_bc40_k12", num_classes=0, in_chans=in_chans, block_config=(2, 2), growth_rate=4
+        )
+        channels = [info["num_chs"] for info in self.backbone.feature_info]
+        self.lateral = nn.ModuleList(nn.Conv2d(each, 4, 1) for each in channels)
+        self.head = nn.Linear(4 * len(channels), num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, K)."""
+        maps = self.backbone.forward_intermediates(x, intermediates_only=True)
+        merged = [layer(each) for layer, each in zip(self.lateral, maps, strict=True)]
+        for number in range(len(merged) - 1, 0, -1):
+            finer = merged[number - 1]
+            merged[number - 1] = finer + F.interpolate(merged[number], finer.shape[2:])
+        logits: Tensor = self.head(torch.cat([each.mean((2, 3)) for each in merged], 1))
+        return logits
+
+
+def silu_densenet(num_classes: int, in_chans: int = 3) -> DenseNet:
+    """A DenseNet with another activation in one of its transitions."""
+    model = skipnets.create_model(
+        "densenet_bc40_k12", num_classes=num_classes, in_chans=in_chans, block_config=(2, 2), growth_rate=4
+    )
+    assert isinstance(model, DenseNet)
+    model.get_submodule("features.transition1").add_module("relu", nn.SiLU())
+    return model
+
+
+def group_densenet(num_classes: int, in_chans: int = 3) -> DenseNet:
+    """A DenseNet, one of whose norms is a group norm instead."""
+    model = skipnets.create_model(
+        "densenet_bc40_k12", num_classes=num_classes, in_chans=in_chans, block_config=(2, 2), growth_rate=4
+    )
+    assert isinstance(model, DenseNet)
+    layer = model.get_submodule("features.denseblock2.denselayer1")
+    layer.add_module("norm2", nn.GroupNorm(4, 16))
+    return model

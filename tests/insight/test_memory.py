@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.helpers.own_networks import TinyNet
 
 from skipnets.errors import UserError
 from skipnets.insight import largest_batch, training_memory
@@ -139,3 +140,10 @@ def test_an_execution_that_training_refuses(name: str, execution: BlockExecution
 def test_too_little_memory() -> None:
     with pytest.raises(UserError, match=r"memory=100MB: training needs .* GiB for a single image"):
         largest_batch("densenet121", "100MB")
+
+
+def test_a_network_without_a_graph_is_measured_instead() -> None:
+    with pytest.raises(
+        UserError, match=r"^memory: .* TinyNet, which has no graph; skipnets benchmark .*--train"
+    ):
+        training_memory(TinyNet(3), batch_size=2, input_size=8)

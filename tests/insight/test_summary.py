@@ -5,10 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
+import torch
+import torchinfo
 from rich.console import Console
 from tests.helpers.networks import EVERY_NETWORK
+from tests.helpers.own_networks import TinyNet, se_densenet
+from torch.utils.flop_counter import FlopCounterMode
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
@@ -16,6 +21,9 @@ from skipnets.errors import UserError
 from skipnets.insight import summarize
 from skipnets.models import create_model
 from skipnets.tables import as_text
+from skipnets.trust import trusting
+
+TINY = "tests.helpers.own_networks:TinyNet"
 
 
 @pytest.mark.parametrize(
@@ -143,3 +151,78 @@ def test_sources(tmp_path) -> None:
 def test_wrong_input(source: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         summarize(source, **options)
+
+
+@pytest.fixture(scope="module")
+def own_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a network that is imported."""
+    classifier = Classifier.from_model(
+        TinyNet(3),
+        classes=["a", "b", "c"],
+        preprocessing=Preprocessing(size=(8, 12), channels=1),
+        architecture={"import": TINY, "arguments": {"num_classes": 3}},
+    )
+    path = tmp_path_factory.mktemp("own") / "model.safetensors"
+    classifier.save(path)
+    return path
+
+
+def test_an_own_network_is_run(own_file: Path) -> None:
+    with trusting(TINY):
+        summary = summarize(own_file, batch_size=3)
+    counted = torchinfo.summary(TinyNet(3), input_size=(1, 1, 8, 12), verbose=0, depth=3)
+    assert summary.totals.parameters == counted.total_params
+    shown = {row.layer_id: row for row in counted.summary_list}
+    assert [layer.kind for layer in summary.layers] == [
+        row.class_name for row in shown.values() if row.depth > 0
+    ]
+    assert [list(layer.output) for layer in summary.layers] == [
+        row.output_size[1:] for row in shown.values() if row.depth > 0
+    ]
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        TinyNet(3)(torch.empty(1, 1, 8, 12))
+    assert 2 * summary.totals.macs == counter.get_total_flops()
+    assert summary.totals.weight_bytes == sum(each.nbytes for each in TinyNet(3).state_dict().values())
+    assert summary.totals.kept_bytes["plain"] == 3 * sum(row.kept for row in summary.rows(1))
+    assert [(stage.path, stage.shape) for stage in summary.stages] == [
+        ("input", (1, 8, 12)),
+        ("body", (8, 4, 6)),
+        ("head", (3,)),
+    ]
+    assert summarize(TinyNet(3), input_size=(8, 12), batch_size=3) == summary
+    text = str(summary)
+    assert text.startswith("TinyNet, images of 1×8×12")
+    assert "receptive field" not in text
+    assert "receptive field" not in summary.to_markdown()
+    assert json.loads(summary.to_json())["was_run"] is True
+
+
+def test_a_model_that_was_modified_is_not_summarized_as_what_it_was() -> None:
+    model = se_densenet(3, 1)
+    summary = summarize(model, input_size=16)
+    assert summary.name == "densenet_bc40_k12, modified"
+    assert summary.totals.parameters == sum(parameter.numel() for parameter in model.parameters())
+    of_classifier = summarize(
+        Classifier.from_model(
+            model, classes=["a", "b", "c"], preprocessing=Preprocessing(size=16, channels=1)
+        )
+    )
+    assert of_classifier == summary
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (None, {}, f'its network is {TINY}, .* trust="{TINY}"'),
+        (TinyNet(3), {}, "input_size: must be given for TinyNet, a module"),
+        (TinyNet(3), {"input_size": 8, "in_chans": 3}, r"TinyNet fails on images of shape \(1, 3, 8, 8\)"),
+        (torch.nn.Flatten(), {"input_size": 8}, "in_chans: must be given for Flatten, which has no convolu"),
+        (TinyNet(3), {"input_size": 8, "width": 8}, "width: can be changed only for a model's name"),
+    ],
+)
+def test_wrong_input_of_own_networks(
+    source: object, options: dict[str, int], message: str, own_file: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        summarize(own_file if source is None else source, **options)  # type: ignore[arg-type]

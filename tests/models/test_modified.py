@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
-from tests.helpers.own_networks import se_densenet
+import torch
+from tests.helpers.own_networks import Pyramid, group_densenet, se_densenet, silu_densenet
 from torch import nn
 
 import skipnets
 from skipnets.models.backbone import Backbone
+from skipnets.models.block_execution import execution_report, set_block_execution
 from skipnets.models.densenet import DenseNet
 from skipnets.models.modified import modification
 
@@ -68,3 +73,54 @@ def test_what_is_changed_is_named(change: Callable[[nn.Module], None], named: st
 
 def test_a_block_inside_a_layer_is_a_modification() -> None:
     assert "denselayer2.conv2" in str(modification(se_densenet(3)))
+
+
+CHANGES: list[tuple[Callable[..., nn.Module], dict[str, str]]] = [
+    (se_densenet, {"features.denseblock1": "denselayer2: its convolution is a Sequential, not a Conv2d"}),
+    (silu_densenet, {"features.transition1": "its activation is not a ReLU"}),
+    (group_densenet, {"features.denseblock2": "denselayer1: its norm is a GroupNorm, not a BatchNorm2d"}),
+    (Pyramid, {}),
+]
+
+
+@pytest.mark.parametrize("make", [make for make, _ in CHANGES])
+def test_what_is_made_of_this_package_s_networks_is_saved_and_loaded_by_what_makes_it(
+    make: Callable[..., nn.Module], tmp_path: Path
+) -> None:
+    model = make(3, 1).train()
+    model(torch.rand(4, 1, 16, 16))  # so that the statistics of norms are not those of a new one
+    path, name = tmp_path / "model.safetensors", f"tests.helpers.own_networks:{make.__name__}"
+    about = {"classes": ["a", "b", "c"], "preprocessing": skipnets.Preprocessing(size=16, channels=1)}
+    made_by = {"import": name, "arguments": {"num_classes": 3, "in_chans": 1}}
+    skipnets.Classifier.from_model(model, architecture=made_by, **about).save(path)  # type: ignore[arg-type]
+    batch = np.random.default_rng(0).normal(size=(2, 1, 16, 16)).astype(np.float32)
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(batch)).numpy()
+    for options in ({"trust": name}, {"model": make(3, 1)}):
+        loaded = skipnets.load(path, device="cpu", **options)  # type: ignore[arg-type]
+        np.testing.assert_allclose(loaded.logits(batch), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("make", "refused"), CHANGES)
+def test_blocks_that_are_unchanged_run_in_linear_memory_and_others_are_said_with_the_reason(
+    make: Callable[..., nn.Module], refused: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    images, results = torch.rand(4, 1, 16, 16), []
+    for policy in ("plain", "linear"):
+        torch.manual_seed(0)
+        model = make(3, 1).double().train()
+        with caplog.at_level(logging.WARNING, "skipnets"):
+            set_block_execution(model, policy)  # type: ignore[arg-type]
+        loss = model(images.double()).square().sum()
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        results.append((loss, [each for each in gradients if each is not None]))
+    torch.testing.assert_close(results[0], results[1])
+    report = execution_report(model)
+    blocks = {path.removeprefix("backbone."): how for path, how in report.items()}
+    assert {path for path, how in blocks.items() if how.startswith("plain")} == set(refused)
+    assert {how for path, how in blocks.items() if path not in refused} == {"linear"}
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        f"warning: block_execution=linear: not applied to {path}, which will run plainly: {reason}"
+        for path, reason in refused.items()
+    ]

@@ -362,3 +362,24 @@ def test_timm_creates_our_models_where_they_are_registered() -> None:
     )
     assert backbone.feature_info.channels() == [16 + 6 * 8, 32 + 12 * 8]
     assert [map_.shape[1:] for map_ in backbone(torch.randn(1, 1, 64, 64))] == [(64, 16, 16), (128, 8, 8)]
+
+
+@pytest.mark.slow
+def test_a_segmentation_library_takes_our_models_by_name() -> None:
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="needs segmentation-models-pytorch")
+
+    def tested_unet_encoder(
+        pretrained: bool = False,
+        pretrained_cfg: object = None,
+        pretrained_cfg_overlay: object = None,
+        cache_dir: object = None,
+        **options: Any,
+    ) -> nn.Module:
+        return skipnets.create_model("densenet121", pretrained, growth_rate=8, **options)
+
+    timm.models.register_model(tested_unet_encoder)
+    unet = smp.Unet("tu-tested_unet_encoder", encoder_weights=None, in_channels=1, classes=2)
+    masks = unet(torch.randn(2, 1, 64, 64))
+    assert masks.shape == (2, 2, 64, 64)
+    masks.sum().backward()
+    assert all(parameter.grad is not None for parameter in unet.parameters())

@@ -10,6 +10,7 @@ from torch import nn
 
 from skipnets.errors import UserError
 from skipnets.models import config_to_dict, create_model, model_config
+from skipnets.models.custom import CustomConfig
 from skipnets.training import benchmark
 from skipnets.training.benchmark import StepCost, saved_bytes, training_costs
 
@@ -53,6 +54,7 @@ def test_the_largest_batch_lies_on_the_line_through_two_peaks(monkeypatch):
         )
 
     assert benchmark._largest_batch(cost(4, 140), cost(8, 180), "cpu") == 90
+    assert benchmark._largest_batch(cost(4, 140), cost(8, 140), "cpu") is None
 
 
 def test_a_request_is_answered_in_json(capsys):
@@ -71,6 +73,29 @@ def test_a_request_is_answered_in_json(capsys):
     assert (cost.execution, cost.batch_size) == ("linear", 4)
     assert cost.seconds > 0
     assert cost.saved_bytes > 0
+
+
+def test_an_own_network_is_imported_where_it_is_trusted(capsys):
+    own = "tests.helpers.own_networks:TinyNet"
+    config = CustomConfig(
+        name="TinyNet", import_path=own, arguments={"num_classes": 3}, num_classes=3, in_chans=1
+    )
+    request = {
+        "model": config_to_dict(config),
+        "execution": "plain",
+        "batch_size": 4,
+        "size": [8, 12],
+        "steps": 0,
+        "device": "cpu",
+        "threads": None,
+        "trust": [own],
+    }
+    benchmark.main([json.dumps(request)])
+    cost = StepCost(**json.loads(capsys.readouterr().out))
+    # The maps of four images that the convolutions and the last ReLU read, and what the norm keeps.
+    assert cost.saved_bytes > 4 * (2 * 4 * 8 * 12 + 8 * 4 * 6) * 4
+    with pytest.raises(UserError, match=f"its network is {own}"):
+        benchmark.main([json.dumps({**request, "trust": []})])
 
 
 @pytest.mark.slow

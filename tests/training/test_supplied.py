@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import f1_score
-from tests.helpers.own_networks import SqueezeExcite, TinyNet, se_densenet
+from tests.helpers.own_networks import SqueezeExcite, TinyNet, group_densenet, se_densenet
 from torch import Tensor
 from torchmetrics.classification import MulticlassAUROC, MulticlassF1Score
 
@@ -23,6 +23,7 @@ from skipnets.errors import UserError
 from skipnets.insight.attribution import explain
 from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import Run, TrainConfig, read_config, resume, train
+from skipnets.training.prepare import prepare
 from skipnets.training.supplied import Supplied, custom_config, with_own_model
 
 MakeConfig = Callable[..., TrainConfig]
@@ -192,6 +193,32 @@ def test_a_modified_densenet_is_saved_by_what_makes_it(tiny: MakeConfig) -> None
     assert run.config.supplied == ()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            group_densenet,
+            "not applied to network.features.denseblock2, which will run plainly: denselayer1: its norm is a "
+            "GroupNorm, not a BatchNorm2d",
+        ),
+        (TinyNet, "not applied: there are no blocks of this package in CustomModel"),
+    ],
+)
+def test_a_policy_that_is_not_applied_is_said_when_a_training_begins(
+    tiny: MakeConfig, caplog: pytest.LogCaptureFixture, make: Any, message: str
+) -> None:
+    with caplog.at_level(logging.WARNING, "skipnets"):
+        prepared = prepare(
+            own(tiny, block_execution="linear", channels_last=False, recipe="scratch"),
+            open_dataset(tiny().data),
+            supplied=Supplied(model=make),
+        )
+    assert [record.getMessage() for record in caplog.records] == [
+        f"warning: block_execution=linear: {message}"
+    ]
+    assert prepared.config.block_execution == "linear"
+
+
 def test_an_unmodified_model_is_one_of_the_registry(tiny: MakeConfig) -> None:
     model = skipnets.create_model("resnet8_w16", num_classes=3, in_chans=1, block_config=(1,))
     run = train(own(tiny, epochs=1), model=model)
@@ -204,7 +231,11 @@ def test_an_unmodified_model_is_one_of_the_registry(tiny: MakeConfig) -> None:
     ("supplied", "options", "message"),
     [
         ({"model": 3}, {}, "model: must be a module or what makes one, not int"),
-        ({"model": TinyNet(5)}, {}, r"must return logits of shape \(2, 3\), for 3 classes, not \(2, 5\)"),
+        (
+            {"model": TinyNet(5)},
+            {},
+            r"must return an output for each of the 3 classes, .*, shape \(2, 3\), not \(2, 5\)",
+        ),
         ({"model": TinyNet}, {"freeze": 1}, "freeze=1: needs one of the networks"),
         ({"model": TinyNet}, {"weights": "imagenet"}, "weights=imagenet: must be loaded into"),
         ({"model": TinyNet}, {"model": "resnet18"}, "model=resnet18: must be given once"),
@@ -226,6 +257,11 @@ def test_an_unmodified_model_is_one_of_the_registry(tiny: MakeConfig) -> None:
             "label_smoothing=0.1: must be given without loss=",
         ),
         ({"metrics": {"f1": f1_score}}, {}, "metrics: f1 must be torchmetrics', not function"),
+        (
+            {"metrics": {"f1": MulticlassF1Score(5)}},
+            {},
+            r"metrics: f1 fails on arrays of shapes \(18, 3\) and \(18,\) \(.*number of classes",
+        ),
         (
             {"metrics": {"loss": MulticlassF1Score(3)}},
             {},
@@ -274,6 +310,14 @@ def test_a_metric_that_tables_know_has_one_column(tiny: MakeConfig) -> None:
     header = run.metrics.read_text().splitlines()[0].split(",")
     assert header.count("val_auroc") == 1
     assert 0 <= float(run.rows[0].val_auroc or -1) <= 1
+
+
+def test_a_module_of_another_width_is_one_line_wherever_it_is_given(trained: Run) -> None:
+    with pytest.raises(UserError, match=r"tensor head.bias has shape \(3,\), the architecture needs \(5,\)$"):
+        skipnets.load(trained, model=TinyNet(5, 1, width=6))
+    gray = skipnets.Preprocessing(size=8, channels=1)
+    with pytest.raises(UserError, match=r"TinyNet must return an output for each of the 3 .*\(1, 5\)"):
+        skipnets.Classifier.from_model(TinyNet(5), classes=["a", "b", "c"], preprocessing=gray)
 
 
 def test_folds_train_copies_of_a_module(tiny: MakeConfig) -> None:

@@ -32,6 +32,8 @@ def benchmark(
 ) -> None:
     """Benchmark a classifier in every runtime on this machine, with torchvision's network as the baseline.
 
+    The baseline of an own network (--trust) is the network itself in PyTorch.
+
     For example:
 
         skipnets benchmark runs/cats
@@ -93,7 +95,7 @@ def _training(
         for cost in training_costs(
             architecture.config,
             batch_size=batch_size,
-            size=max(architecture.input_size),
+            size=architecture.image_size(None),
             threads=threads,
             report=_print_progress,
         )

@@ -14,16 +14,20 @@ def diagram(
 ) -> None:
     """Draw networks: dense blocks with every connection, residual stages with every shortcut.
 
+    An own network is drawn as its modules, with what skips some of them.
+
     For example:
 
         skipnets diagram densenet121 --output densenet121.svg
         skipnets diagram resnet34 densenet121 --output both.png
         skipnets diagram densenet121 --block 1 --output block.svg
+        skipnets diagram runs/own --trust networks:SmallNet --output own.svg
 
     Args:
         models: Models' names, model files or run folders; several are drawn side by side.
         output: An .svg, .png or .pdf file.
-        block: Draw only this dense block or residual stage, counted from 1.
+        block: Draw only this dense block or residual stage, counted from 1; of an own network, this
+            one of the modules that are drawn.
         input_size: Height and width of the images. Default: each model's default size.
     """
     check_outputs(output)

@@ -32,11 +32,14 @@ def summary(
 ) -> None:
     """Show a network's layers, parameters with their formulas, compute and memory.
 
+    An own network is run on noise, and its layers are its modules.
+
     For example:
 
         skipnets summary densenet121 --depth 3
         skipnets summary runs/cats --input-size 320 --format markdown
         skipnets summary densenet121 --batch-size fit --memory 16GiB
+        skipnets summary runs/own --trust networks:SmallNet --depth 2
 
     Args:
         model: A model's name, a model file or a run folder.

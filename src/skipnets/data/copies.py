@@ -1,4 +1,4 @@
-"""Copies of images: the same bytes, and what is left of an image after saving, cropping or mirroring it anew.
+"""Copies of images: the same bytes, and what is left of an image after saving, cropping or mirroring it.
 
 Near copies are found in two steps. A descriptor of 63 numbers (the lowest frequencies of the cosine transform
 of the gray image at 32×32, as in pHash, but not cut to bits) names a few candidates for each image. Each

@@ -468,7 +468,7 @@ class _Position:
 
 
 def _affordable(workers: int, batch_bytes: int) -> int:
-    """How many workers shared memory has room for; where it is full, they would wait for ever.
+    """How many workers shared memory has room for; where it is full, they would wait forever.
 
     Each worker keeps up to two batches there (DataLoader's prefetch_factor), and one more is in use.
     """
@@ -586,7 +586,7 @@ class _Reader:
         parts = torch.from_numpy(pixels), torch.from_numpy(index)
         if torch.utils.data.get_worker_info() is not None:
             try:
-                # DataLoader would do so in a thread, whose errors nobody sees, and wait for ever.
+                # DataLoader would do so in a thread, whose errors nobody sees, and wait forever.
                 for part in parts:
                     part.untyped_storage().share_memory_()
             except RuntimeError as error:

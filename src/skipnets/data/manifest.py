@@ -1,4 +1,4 @@
-"""Reading a table of images and labels: CSV and its kin, JSON lines, Parquet, plain lists.
+"""Reading a table of images and labels: CSV and similar formats, JSON lines, Parquet, plain lists.
 
 Columns are recognized by their names where these leave no doubt. What was recognized is said, and so is every
 column that is not used.

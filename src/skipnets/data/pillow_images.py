@@ -212,7 +212,7 @@ def converted(image: Image.Image, channels: int | None) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """An image without its transparency, composed in bands of rows, for want of three copies of it."""
+    """An image without its transparency, composed in bands of rows, which saves three copies of it."""
     composed = Image.new("RGB", image.size)
     for top in range(0, image.height, _BAND_ROWS):
         box = (0, top, image.width, min(top + _BAND_ROWS, image.height))

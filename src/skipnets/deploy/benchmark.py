@@ -26,6 +26,7 @@ from skipnets.errors import UserError, check_at_least_1
 from skipnets.files import atomic_path
 from skipnets.machine import library_versions, processor, usable_cores
 from skipnets.models.accounting import macs
+from skipnets.models.custom import CustomConfig
 from skipnets.models.family import network_graph
 from skipnets.models.registry import config_from_dict
 from skipnets.runtimes.exported import export_format
@@ -54,7 +55,8 @@ class Speed:
         ratio: Ratio of its time to that of the fastest 32-bit baseline at this batch size (`Timing.ratio`);
             None if there is none.
         limit_share: Share of the median time that the MACs alone would take at the rate of a large float32
-            matrix product with the same threads; it may exceed 1 for int8, whose instructions do more.
+            matrix product with the same threads; it may exceed 1 for int8, whose instructions do more. None
+            where the MACs are not known.
     """
 
     candidate: str
@@ -65,7 +67,7 @@ class Speed:
     quartiles: tuple[float, float]
     calls: tuple[float, ...]
     ratio: float | None
-    limit_share: float
+    limit_share: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,8 @@ class SpeedTable(Display):
     Attributes:
         model: The classifier that was measured.
         size: Height and width of the images.
-        macs: Multiply-accumulates of convolutions and linear layers, for one image.
+        macs: Multiply-accumulates of convolutions and linear layers, for one image; None of an export of a
+            network that is no part of this package.
         sgemm_macs: Multiply-accumulates per second of a large float32 matrix product, in the same run.
         machine: Processor, threads, system and versions.
         rows: One per candidate and batch size.
@@ -83,7 +86,7 @@ class SpeedTable(Display):
 
     model: str
     size: tuple[int, int]
-    macs: int
+    macs: int | None
     sgemm_macs: float
     machine: dict[str, str]
     rows: tuple[Speed, ...]
@@ -111,15 +114,15 @@ class SpeedTable(Display):
                 [
                     str(row.batch_size),
                     row.candidate,
-                    f"{1000 * row.seconds:.1f}",
-                    f"{1000 * row.quartiles[0]:.1f}–{1000 * row.quartiles[1]:.1f}",
+                    _milliseconds(row.seconds),
+                    "–".join(map(_milliseconds, row.quartiles)),
                     "" if row.ratio is None else f"{row.ratio:.2f}",
-                    f"{row.limit_share:.0%}",
+                    "" if row.limit_share is None else f"{row.limit_share:.0%}",
                 ]
                 for row in sorted(self.rows, key=lambda row: (row.batch_size, row.seconds))
             ),
             title=(
-                f"{self.model}, images of {height}×{width}: {self.macs / 1e6:,.0f} million MACs\n"
+                f"{self.model}, images of {height}×{width}{_millions(self.macs)}\n"
                 f"{self.machine['processor']}, {self.machine['threads']} threads, "
                 f"{self.sgemm_macs / 1e9:,.0f} billion MACs/s in SGEMM"
             ),
@@ -155,7 +158,8 @@ def compare_speeds(
 ) -> SpeedTable:
     """Benchmark a classifier in every installed runtime, with torchvision's network as the baseline.
 
-    An export is timed alone, in its own runtime.
+    An export is timed alone, in its own runtime. The baseline of a network that is no part of this package,
+    or that torchvision does not have, is the network itself.
 
     Args:
         model: A model file, a run folder, an export, or a classifier.
@@ -193,13 +197,18 @@ def compare_speeds(
             int8=int8,
             calibration=calibration,
         )
-    graph = network_graph(config_from_dict(classifier.architecture))
-    total_macs = sum(macs(graph, classifier.preprocessing.size))
+    total_macs = _macs(classifier)
     rate = _sgemm_rate(threads)
     rows = [
         row
         for size in batch_sizes
-        for row in _measure(candidates, classifier, size, seconds=seconds, limit=total_macs * size / rate)
+        for row in _measure(
+            candidates,
+            classifier,
+            size,
+            seconds=seconds,
+            limit=None if total_macs is None else total_macs * size / rate,
+        )
     ]
     return SpeedTable(
         model=str(classifier.path or classifier.architecture["name"]),
@@ -209,6 +218,30 @@ def compare_speeds(
         machine=machine(threads),
         rows=tuple(rows),
     )
+
+
+def _macs(classifier: Classifier) -> int | None:
+    """Multiply-accumulates of an image; None where only the export of an own network is there."""
+    config, size = config_from_dict(classifier.architecture), classifier.preprocessing.size
+    if not isinstance(config, CustomConfig):
+        return sum(macs(network_graph(config), size))
+    if classifier.export is not None:
+        return None
+    from skipnets.models.module_calls import module_macs
+
+    return module_macs(classifier.model, (config.in_chans, *size))
+
+
+def _milliseconds(seconds: float) -> str:
+    """With one decimal, or of less than one with two digits."""
+    return f"{1000 * seconds:.1f}" if seconds >= 1e-3 else f"{1000 * seconds:.2g}"
+
+
+def _millions(count: int | None) -> str:
+    """Multiply-accumulates for a title, with all digits that matter of a small network's."""
+    if count is None:
+        return ""
+    return f": {count / 1e6:,.0f} million MACs" if count >= 10**7 else f": {count / 1e6:.2g} million MACs"
 
 
 def machine(threads: int) -> dict[str, str]:
@@ -223,7 +256,12 @@ def machine(threads: int) -> dict[str, str]:
 
 
 def _measure(
-    candidates: Sequence[Candidate], classifier: Classifier, batch_size: int, *, seconds: float, limit: float
+    candidates: Sequence[Candidate],
+    classifier: Classifier,
+    batch_size: int,
+    *,
+    seconds: float,
+    limit: float | None,
 ) -> list[Speed]:
     """Time all candidates at one batch size."""
     images = _images(classifier, batch_size)
@@ -241,7 +279,7 @@ def _measure(
             quartiles=timings[each.name].quartiles,
             calls=timings[each.name].seconds,
             ratio=None if fastest is None else timings[each.name].ratio(fastest),
-            limit_share=limit / timings[each.name].median,
+            limit_share=None if limit is None else limit / timings[each.name].median,
         )
         for each in candidates
     ]

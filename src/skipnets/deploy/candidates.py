@@ -20,10 +20,13 @@ from torch import nn
 from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace
+from skipnets.deploy.own_network import trace_own
 from skipnets.deploy.quantize import Quantization, judge, open_calibration, quantize
 from skipnets.deploy.timing import Candidate, Predict
 from skipnets.errors import UserError, needs_extra
+from skipnets.models.custom_model import CustomModel
 from skipnets.models.family import family_of
+from skipnets.models.modified import refused_modification
 from skipnets.models.registry import ModelConfig
 from skipnets.runtimes import open_runtime
 from skipnets.runtimes.graph_format import IMAGES, LOGITS
@@ -53,9 +56,16 @@ def candidates_for(
 ) -> list[Candidate]:
     """List every way to run a classifier's network on this machine's CPU.
 
-    If torchvision has no equal network, the baseline is the trained network itself.
+    If torchvision has no equal network, the baseline is the trained network itself. Of a network that is no
+    part of this package, nothing is rewritten: the graphs are its exports.
+
+    Raises:
+        UserError: For a model of this package that was modified.
     """
     torch.set_num_threads(threads)
+    own = isinstance(classifier.model, CustomModel)
+    if not own and (refused := refused_modification(classifier.model)) is not None:
+        raise UserError(refused)
     model = copy.deepcopy(classifier.model).float().eval().requires_grad_(False)
     baseline = torchvision_network(model.config, model.state_dict())
     label = "torchvision" if baseline is not None else "as trained"
@@ -77,19 +87,27 @@ def candidates_for(
                 baseline=True,
             )
         )
-    rewritten = simplify(model, classifier.preprocessing, "float32")
-    candidates.append(
-        Candidate(name="skipnets, rewritten eager", predict=in_pytorch(rewritten, torch.channels_last))
-    )
-    candidates += _native(classifier, threads)
     images = None
     if int8:
         images = _noise(classifier) if calibration is None else open_calibration(calibration, classifier)
-    for name, network, is_baseline in ((label, plain, True), ("skipnets", rewritten, False)):
-        if is_baseline:
-            graph = plain_onnx(network, classifier)
-        else:
-            graph = onnx_graph(trace(rewritten, size, "float32"))
+    graphs: list[tuple[str, Any, bool]] = []
+    if isinstance(model, CustomModel):
+        try:
+            program = trace_own([model], classifier.preprocessing, "float32", task=classifier.task)
+            graphs.append(("skipnets", onnx_graph(program), False))
+        except UserError as error:
+            logger.warning("ONNX Runtime and OpenVINO are left out: %s", error)
+    else:
+        rewritten = simplify(model, classifier.preprocessing, "float32")
+        candidates.append(
+            Candidate(name="skipnets, rewritten eager", predict=in_pytorch(rewritten, torch.channels_last))
+        )
+        candidates += _native(classifier, threads)
+        graphs += [
+            (label, plain_onnx(plain, classifier), True),
+            ("skipnets", onnx_graph(trace(rewritten, size, "float32")), False),
+        ]
+    for name, graph, is_baseline in graphs:
         candidates += [
             Candidate(
                 name=f"{name}, ONNX Runtime",

@@ -1,7 +1,8 @@
 """Drawings of networks: dense blocks with every connection, residual stages with every shortcut.
 
 Dense blocks are drawn after figure 1 of the DenseNet paper (arXiv 1608.06993), residual blocks after figure 3
-of the ResNet paper (arXiv 1512.03385). Lengths are inches on paper.
+of the ResNet paper (arXiv 1512.03385), networks without a graph as their modules, with arcs for what skips
+some of them. Lengths are inches on paper.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from skipnets.insight.layers import Layer, inside, layers
 from skipnets.insight.source import Source, architecture_of
 from skipnets.insight.summary import short_count
 from skipnets.models.graph import Graph
+from skipnets.models.module_calls import record_calls
 from skipnets.models.operations import Convolution, Linear
 
 with needs_extra("train"):
@@ -27,6 +29,7 @@ with needs_extra("train"):
     from matplotlib.figure import Figure
 
     from skipnets.insight import panels
+    from skipnets.insight.module_drawing import ModulesPanel, module_panels
     from skipnets.insight.panels import DenseBlockPanel, Panel, ResidualBlock, ResidualPanel, Strip
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -44,7 +47,7 @@ class _Drawing:
 
     Attributes:
         title: The model's name.
-        subtitle: Its depth, parameters and MACs.
+        subtitle: Its depth if that is known, parameters and MACs.
         panels: From the input to the logits.
         legend: Kinds of elements that the legend explains.
     """
@@ -66,13 +69,15 @@ def draw_diagram(
     """Draw a diagram of one or more networks, or of one of their blocks, to a file.
 
     Args:
-        sources: A registry name, a model file, a run folder, a configuration, a model or a classifier; or
-            several of them, which are drawn side by side, stages of equal map size at the same height.
+        sources: A registry name, a model file, a run folder, a configuration, a module or a classifier; or
+            several of them, which are drawn side by side, stages of equal map size at the same height. A
+            network without a graph is run, as `summarize` does.
         output: An .svg, .png or .pdf file.
-        block: Which dense block or residual stage to draw alone, counted from 1; None draws all.
+        block: Which dense block or residual stage to draw alone, counted from 1; of a network without a
+            graph, which of the modules that are drawn. None draws all.
         input_size: Height and width of the images, or as many sides as the input has; None uses each model's
-            default size.
-        fields: Configuration fields to replace; for registry names only.
+            default size. A module that is no part of this package needs one.
+        fields: Configuration fields to replace; for registry names, and `in_chans` of a module.
 
     Returns:
         The path of the file.
@@ -99,8 +104,19 @@ def _drawing(
     source: Source, block: int | None, input_size: int | tuple[int, ...] | None, fields: dict[str, Any]
 ) -> _Drawing:
     architecture = architecture_of(source, **fields)
+    size = architecture.image_size(input_size)
+    if architecture.network is not None:
+        calls = record_calls(architecture.network, (architecture.config.in_chans, *size))
+        modules = module_panels(calls, block=block)
+        skips = {arc.how for panel in modules if isinstance(panel, ModulesPanel) for arc in panel.arcs}
+        return _Drawing(
+            title=architecture.config.name,
+            subtitle=f"{calls[0].parameters:,} parameters · {short_count(calls[0].macs)} MACs",
+            panels=tuple(modules),
+            legend=tuple(kind for kind in panels.SKIP_COLORS if kind in skips),
+        )
     graph = architecture.graph
-    rows = layers(graph, architecture.image_size(input_size))
+    rows = layers(graph, size)
     all_panels = _panels(rows)
     if block is not None:
         blocks = [panel for panel in all_panels if not isinstance(panel, Strip)]

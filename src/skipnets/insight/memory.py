@@ -161,6 +161,11 @@ class _Plan:
         fields: dict[str, Any],
     ) -> None:
         architecture = architecture_of(source, **fields)
+        if architecture.network is not None:
+            raise UserError(
+                f"memory: cannot be told of {architecture.config.name}, which has no graph; "
+                "skipnets benchmark MODEL --training measures it"
+            )
         graph, size = architecture.graph, architecture.image_size(input_size)
         family = family_of(architecture.config)
         if execution not in family.executions:

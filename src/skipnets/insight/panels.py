@@ -26,6 +26,8 @@ HAIRLINE = "#c9ced6"
 PALE = "#eef1f5"
 INPUT_COLOR = "#7d8794"
 SHORTCUT_COLORS = {"identity": "#0072b2", "projection": "#d55e00", "pad": "#009e73"}
+# How features that skip modules are combined with others; "" where a module reads them alone.
+SKIP_COLORS = {"addition": "#0072b2", "concatenation": "#d55e00", "product": "#009e73", "": "#7d8794"}
 
 LABELS_WIDTH = 1.75
 MARGIN = 0.15
@@ -358,13 +360,16 @@ def source_colors(layers: int) -> list[RGBA]:
 
 
 def draw_legend(axes: Axes, left: float, y: float, kinds: Sequence[str]) -> None:
-    """Draw the legend in one line; `kinds` are "dense" and the kinds of shortcuts in use."""
+    """Draw the legend in one line; `kinds` are "dense", and the kinds of shortcuts or skips in use."""
     x = left + 0.1
     for kind in kinds:
         if kind == "dense":
             for index, color in enumerate(source_colors(6)):
                 axes.add_patch(Rectangle((x + 0.09 * index, y - 0.05), 0.08, 0.1, fc=color, ec="none"))
             text, x = "color: the layer that made the features (gray: the block's input)", x + 0.72
+        elif kind in SKIP_COLORS:
+            _line(axes, [x, x + 0.4], [y, y], color=SKIP_COLORS[kind], width=1.4)
+            text, x = kind or "read again", x + 0.48
         else:
             style = {"identity": "solid", "projection": (0, (4, 1.4)), "pad": (0, (1.2, 1.2))}[kind]
             _line(axes, [x, x + 0.4], [y, y], color=SHORTCUT_COLORS[kind], width=1.6, linestyle=style)

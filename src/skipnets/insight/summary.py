@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
+from torch import nn
 
 from skipnets.errors import UserError
 from skipnets.insight.layers import Layer, layers
-from skipnets.insight.source import Source, architecture_of
+from skipnets.insight.module_layers import module_layers
+from skipnets.insight.source import Architecture, Source, architecture_of
 from skipnets.models.accounting import FLOAT_BYTES, kept_bytes, steps
 from skipnets.models.family import family_of
 from skipnets.models.graph import BlockExecution, Graph
@@ -38,8 +40,10 @@ class Stage:
     Attributes:
         path: Module that outputs the maps; "input" for the image.
         shape: (C, H, W), or (C,) after the global pooling.
-        step: Pixels of the input between neighboring values; None after the global pooling.
-        receptive_field: Width, in pixels, that one value depends on; None for the whole image.
+        step: Pixels of the input between neighboring values; None after the global pooling, and where
+            `Summary.was_run`.
+        receptive_field: Width, in pixels, that one value depends on; None for the whole image, and where
+            `Summary.was_run`.
     """
 
     path: str
@@ -54,7 +58,8 @@ class Totals:
 
     Attributes:
         parameters: Number of trainable parameters.
-        macs: Multiply-accumulates of convolutions and linear layers for one image.
+        macs: Multiply-accumulates of convolutions and linear layers for one image; of a network that was run,
+            those of other products of matrices, too, such as attention's.
         weight_bytes: Bytes of parameters and running statistics.
         kept_bytes: Bytes saved for the backward pass of a whole batch, for "plain" and each other block
             execution that this network supports.
@@ -80,6 +85,8 @@ class Summary(Display):
         stages: Changes in the feature maps' shape, from the input to the logits.
         totals: Totals of the network.
         members: Number of such networks in an ensemble; everything else is of one of them.
+        was_run: Whether the network has no graph and was run instead: its layers are its modules, of which
+            steps and receptive fields are not known.
     """
 
     name: str
@@ -89,6 +96,7 @@ class Summary(Display):
     stages: tuple[Stage, ...]
     totals: Totals
     members: int = 1
+    was_run: bool = False
 
     def rows(self, depth: int | None = None) -> list[Layer]:
         """The layers down to a depth: 1 for stages, 2 for their parts; None for all."""
@@ -98,24 +106,21 @@ class Summary(Display):
 
     def to_rich(self, depth: int | None = None) -> RenderableType:
         """Three tables for `rich.print`. A narrow terminal does without some columns of the first."""
-        shown = self.rows(depth)
-        layers = FittingTable(
-            _headings(_COLUMNS),
-            [
-                ["  " * (layer.depth - 1) + _short_path(layer), *(text(layer) for _, _, text in _COLUMNS[1:])]
-                for layer in shown
-            ],
-            optional=_OPTIONAL,
-            title=self._headline(),
-            dim=[
-                index
-                for index, layer in enumerate(shown)
-                if layer.parts and (depth is None or layer.depth < depth)
-            ],
-        )
+        columns, stage_columns = self._columns(), self._stage_columns()
+        rows, dim = [], []
+        around: list[str] = []
+        for index, layer in enumerate(self.rows(depth)):
+            if layer.parts and (depth is None or layer.depth < depth):
+                dim.append(index)
+            around = around[: layer.depth - 1]
+            inner = layer.path.removeprefix(f"{around[-1]}.") if around else layer.path
+            around.append(layer.path)
+            rows.append(["  " * (layer.depth - 1) + inner, *(text(layer) for _, _, text in columns[1:])])
+        optional = [name for name in _OPTIONAL if name in _headings(columns)]
+        layers = FittingTable(_headings(columns), rows, optional=optional, title=self._headline(), dim=dim)
         stages = make_table(
-            _headings(self._stage_columns()),
-            [[text(stage) for _, _, text in _STAGE_COLUMNS] for stage in self.stages],
+            _headings(stage_columns),
+            [[text(stage) for _, _, text in stage_columns] for stage in self.stages],
             title="\nFeature maps",
         )
         return Group(layers, stages, properties_table(self._total_lines(), title="\nTotals"))
@@ -126,14 +131,15 @@ class Summary(Display):
 
     def to_markdown(self, depth: int | None = None) -> str:
         """Three tables in Markdown."""
-        layers = [[text(layer) for _, _, text in _COLUMNS] for layer in self.rows(depth)]
-        stages = [[text(stage) for _, _, text in _STAGE_COLUMNS] for stage in self.stages]
+        columns, stage_columns = self._columns(), self._stage_columns()
+        layers = [[text(layer) for _, _, text in columns] for layer in self.rows(depth)]
+        stages = [[text(stage) for _, _, text in stage_columns] for stage in self.stages]
         return "\n".join(
             [
                 f"## {self._headline()}\n",
-                _markdown_table(_COLUMNS, layers),
+                _markdown_table(columns, layers),
                 "### Feature maps\n",
-                _markdown_table(self._stage_columns(), stages),
+                _markdown_table(stage_columns, stages),
                 "### Totals\n",
                 *(f"- **{name}**: {value}" for name, value in self._total_lines()),
                 "",
@@ -159,6 +165,7 @@ class Summary(Display):
             **({"members": self.members} if self.members > 1 else {}),
             "input": list(self.input),
             "batch_size": self.batch_size,
+            **({"was_run": True} if self.was_run else {}),
             "layers": [_shallow(layer) for layer in self.rows(depth)],
             "stages": [_shallow(stage) for stage in self.stages],
             "totals": _shallow(self.totals),
@@ -172,12 +179,17 @@ class Summary(Display):
         one = f", one network of an ensemble of {self.members}" if self.members > 1 else ""
         return f"{self.name}, {INPUTS[len(self.input) - 1]} of {_shape(self.input)}{one}"
 
+    def _columns(self) -> list[Column]:
+        """The columns of the layers: those of which something is known."""
+        return [column for column in _COLUMNS if not (self.was_run and column[0] in _OF_GRAPHS)]
+
     def _stage_columns(self) -> list[Column]:
         """The columns of the stages, the shape with a name for each of its axes."""
         axes = {1: "length", 2: "height × width", 3: "depth × height × width"}[len(self.input) - 1]
         return [
             (f"channels × {axes}" if name == _SHAPE else name, right, text)
             for name, right, text in _STAGE_COLUMNS
+            if not (self.was_run and name in _OF_GRAPHS)
         ]
 
     def _total_lines(self) -> list[tuple[str, str]]:
@@ -206,16 +218,21 @@ def summarize(
 ) -> Summary:
     """Summarize a network layer by layer, without running it or reading weights.
 
+    A network that has no graph, because it is no part of this package or was modified, is run on noise; what
+    a file names as its import must be trusted (`skipnets.trust.trusting`).
+
     Args:
-        source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
+        source: A registry name, a model file, a run folder, a configuration, a module or a classifier.
         input_size: Height and width of the images, or one number for both; length of signals; depth, height
             and width of volumes. None uses the size that the model was trained with, or 224 with an ImageNet
-            stem and 32 with a CIFAR stem; of signals 1024, of volumes 96 at most.
+            stem and 32 with a CIFAR stem; of signals 1024, of volumes 96 at most. A module that is no part of
+            this package needs one.
         batch_size: Batch size of the memory totals.
-        fields: Configuration fields to replace, for example `in_chans=1`; for registry names only.
+        fields: Configuration fields to replace, for example `in_chans=1`; for registry names, and `in_chans`
+            of a module, by default what its first convolution reads.
 
     Raises:
-        UserError: For an unknown model or field, or images that are too small.
+        UserError: For an unknown model or field, images that are too small, or a module that fails on them.
 
     Examples:
         >>> summarize("densenet121").totals.parameters
@@ -224,7 +241,10 @@ def summarize(
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
     architecture = architecture_of(source, **fields)
-    graph, size = architecture.graph, architecture.image_size(input_size)
+    size = architecture.image_size(input_size)
+    if architecture.network is not None:
+        return _summary_of_run(architecture, architecture.network, size, batch_size)
+    graph = architecture.graph
     rows = layers(graph, size)
     image = (graph.values[0].channels, *size)
     return Summary(
@@ -245,6 +265,31 @@ def summarize(
             connections=_connections(graph),
         ),
         members=architecture.members,
+    )
+
+
+def _summary_of_run(architecture: Architecture, network: nn.Module, size: Shape, batch_size: int) -> Summary:
+    """Summarize a network without a graph."""
+    config = architecture.config
+    image = (config.in_chans, *size)
+    rows = module_layers(network, image)
+    outermost = [layer for layer in rows if layer.depth == 1]
+    tensors = network.state_dict(keep_vars=True).values()
+    return Summary(
+        name=config.name,
+        input=image,
+        batch_size=batch_size,
+        layers=tuple(rows),
+        stages=_stages(image, rows),
+        totals=Totals(
+            parameters=sum(layer.parameters for layer in outermost),
+            macs=sum(layer.macs for layer in outermost),
+            weight_bytes=sum({id(tensor): tensor.nbytes for tensor in tensors}.values()),
+            kept_bytes={"plain": batch_size * sum(layer.kept for layer in outermost)},
+            connections={},
+        ),
+        members=architecture.members,
+        was_run=True,
     )
 
 
@@ -285,10 +330,6 @@ def _shallow(record: Any) -> dict[str, Any]:
 
 def _shape(shape: Shape) -> str:
     return "×".join(map(str, shape))
-
-
-def _short_path(layer: Layer) -> str:
-    return layer.path if layer.depth == 1 else layer.path.rsplit(".", 1)[-1]
 
 
 def _window(layer: Layer) -> str:
@@ -348,6 +389,8 @@ _COLUMNS: tuple[Column, ...] = (
 # What a narrow terminal does without, in this order.
 _OPTIONAL = ("formula", "input", "kind")
 _SHAPE = "shape"
+# Columns of what only a graph tells.
+_OF_GRAPHS = ("formula", "step", "receptive field")
 _STAGE_COLUMNS: tuple[Column, ...] = (
     ("stage", False, lambda stage: stage.path),
     (_SHAPE, False, lambda stage: _shape(stage.shape)),

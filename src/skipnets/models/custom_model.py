@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from skipnets.errors import UserError, listed, one_line
 from skipnets.models.backbone import Backbone
 from skipnets.models.custom import CustomConfig
-from skipnets.models.modes import sharing_tensors
+from skipnets.models.modes import evaluating, sharing_tensors
 from skipnets.trust import MissingNetworkError, import_trusted, trusting
 
 if TYPE_CHECKING:
@@ -218,16 +218,16 @@ def check_output(model: CustomModel, images: Tensor) -> None:
 
     Args:
         model: In any mode; it is not changed.
-        images: (N, C, H, W).
+        images: (N, C, H, W), which are converted to its dtype and moved to its device.
 
     Raises:
         UserError: If it fails, or returns something else.
     """
-    copy = sharing_tensors(model).eval()
+    like = next(model.parameters(), images)
     shape = tuple(images.shape)
     try:
-        with torch.inference_mode():
-            output = copy(images)
+        with evaluating(model), torch.inference_mode():
+            output = model(images.to(like.device, like.dtype))
     except Exception as error:  # a user's forward pass, which may raise anything
         raise UserError(
             f"model: {model.config.name} fails on images of shape {shape} ({one_line(error)})"
@@ -236,6 +236,6 @@ def check_output(model: CustomModel, images: Tensor) -> None:
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if found != wanted:
         raise UserError(
-            f"model: {model.config.name} must return logits of shape {wanted}, for {model.num_classes} "
-            f"classes, not {found}"
+            f"model: {model.config.name} must return an output for each of the {model.num_classes} classes, "
+            f"labels or numbers, shape {wanted}, not {found}"
         )

@@ -1,4 +1,4 @@
-"""A dense block of wide layers (RDNet's) as one differentiable operation that keeps what is dear to repeat.
+"""A dense block of RDNet's wide layers as one differentiable operation; what is cheap is recomputed.
 
 Layer l (Kim et al. 2024, arXiv 2403.19588, figure 2) sees all features before it,
 

@@ -296,7 +296,7 @@ def audit(
     """Look for what may be wrong with a dataset: files, images, copies, classes, splits and labels.
 
     Nothing is changed. Copies are equal files and, among up to 100,000 images of at least 16 pixels a side,
-    near copies: one image saved anew, resized, brightened, cut to nine tenths or mirrored, known by aligned
+    near copies: one image saved again, resized, brightened, cropped to nine tenths or mirrored, by aligned
     thumbnails and, where both images have at least 64 pixels a side, by their details as well. Labels are
     checked where there are predictions by a model that was not trained on the images; so are numbers to
     predict, those that are far from all others without.

@@ -94,7 +94,7 @@ KINDS = {
         "The images in the later split stay.",
     ),
     "exact-copy": Kind("Exact copies", "Files that are equal byte by byte."),
-    "near-copy": Kind("Near copies", "One image saved anew, resized, brightened, cut or mirrored."),
+    "near-copy": Kind("Near copies", "One image saved again, resized, brightened, cropped or mirrored."),
     "missing": Kind("Missing files", "Files that the manifest lists and that are not there."),
     "unreadable": Kind("Unreadable files", "Files that cannot be decoded."),
     "blank": Kind("Blank images", "Images of one color."),

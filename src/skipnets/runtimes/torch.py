@@ -213,7 +213,7 @@ def fast_precision(device: torch.device) -> str | None:
 
 
 def without_lost_threads() -> None:
-    """Let a forked process compute in one thread: it lacks its parent's, and would wait for them for ever."""
+    """Let a forked process compute in one thread: it lacks its parent's, and would wait for them forever."""
     global _process
     if os.getpid() != _process:
         torch.set_num_threads(1)

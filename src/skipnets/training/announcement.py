@@ -86,9 +86,9 @@ def _settings(config: ResolvedConfig) -> str:
         f"augmentation {config.augmentation}{' (mirrored too)' if mirrors else ''}",
     ]
     if config.task == "multi-label":
-        settings.insert(0, f"{config.loss} loss over several labels an image")
+        settings.insert(0, f"{config.loss or 'own'} loss over several labels an image")
     elif config.task == "regression":
-        settings.insert(0, f"{config.loss} loss of scaled targets")
+        settings.insert(0, f"{config.loss or 'own'} loss of scaled targets")
     for name, value in {
         "erasing": config.erasing,
         "focal loss, gamma": config.focal_gamma if config.loss == "focal" else 0,

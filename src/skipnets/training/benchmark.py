@@ -25,6 +25,7 @@ from skipnets.errors import UserError
 from skipnets.models import build_model, config_from_dict, config_to_dict
 from skipnets.models.family import family_of
 from skipnets.models.registry import ModelConfig
+from skipnets.trust import trusted_imports, trusting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ class StepCost:
         slowest: The slowest of these.
         saved_bytes: What autograd holds between forward and backward pass, parameters and input left out.
         peak_bytes: The most memory that a step needed above model and data.
-        largest_batch: How many images a step would fit into the memory that is free now.
+        largest_batch: How many images a step would fit into the memory that is free now; None where two peaks
+            do not tell.
     """
 
     execution: str
@@ -54,7 +56,7 @@ def training_costs(
     config: ModelConfig,
     *,
     batch_size: int,
-    size: int,
+    size: int | tuple[int, ...],
     steps: int = 5,
     device: str = "cpu",
     threads: int | None = None,
@@ -63,7 +65,8 @@ def training_costs(
     """Measure a training step of a model under every block execution that it has.
 
     Args:
-        config: The model.
+        config: The model. A network that is no part of this package must be trusted
+            (`skipnets.trust.trusting`), as a process of its own imports it.
         batch_size: Images a step.
         size: Height and width of the images, in pixels.
         steps: Measured steps; one more comes before them.
@@ -74,20 +77,32 @@ def training_costs(
     if batch_size < 2:
         raise UserError(f"batch_size={batch_size}: must be at least 2 for batch norms")
     executions = family_of(config).executions
-    request = {"size": size, "device": device, "threads": threads, "model": config_to_dict(config)}
+    shown = "×".join(map(str, _sides(size)))
+    request = {
+        "size": size,
+        "device": device,
+        "threads": threads,
+        "model": config_to_dict(config),
+        "trust": trusted_imports(),
+    }
     costs = []
     for execution in executions:
-        report(f"training steps of {config.name}, batch of {batch_size}, {size}×{size}: {execution}")
+        report(f"training steps of {config.name}, batch of {batch_size}, {shown}: {execution}")
         cost = _measure({**request, "execution": execution, "batch_size": batch_size, "steps": steps})
         half = _measure({**request, "execution": execution, "batch_size": batch_size // 2, "steps": 0})
         costs.append(StepCost(**{**asdict(cost), "largest_batch": _largest_batch(half, cost, device)}))
     return costs
 
 
-def _largest_batch(smaller: StepCost, larger: StepCost, device: str) -> int:
-    """The batch whose peak fills the free memory, on the line through two measured peaks."""
+def _largest_batch(smaller: StepCost, larger: StepCost, device: str) -> int | None:
+    """The batch whose peak fills the free memory, on the line through two measured peaks.
+
+    None where the larger batch's peak is not the higher one: those of a few small images tell nothing.
+    """
+    if larger.peak_bytes <= smaller.peak_bytes:
+        return None
     images = larger.batch_size - smaller.batch_size
-    per_image = max(larger.peak_bytes - smaller.peak_bytes, 1) / images
+    per_image = (larger.peak_bytes - smaller.peak_bytes) / images
     fixed = max(larger.peak_bytes - per_image * larger.batch_size, 0)
     return max(int((free_memory(torch.device(device)) - fixed) / per_image), 0)
 
@@ -205,13 +220,17 @@ def _kilobytes(path: Path, field: str) -> int:
 
 
 def random_batch(
-    config: ModelConfig, batch_size: int, size: int, device: str, seed: int = 0
+    config: ModelConfig, batch_size: int, size: int | Sequence[int], device: str, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) in channels-last order, and labels (N,)."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(batch_size, config.in_chans, size, size, generator=generator)
+    images = torch.randn(batch_size, config.in_chans, *_sides(size), generator=generator)
     labels = torch.randint(0, max(config.num_classes, 1), (batch_size,), generator=generator)
     return images.to(device, memory_format=torch.channels_last), labels.to(device)
+
+
+def _sides(size: int | Sequence[int]) -> tuple[int, ...]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -221,7 +240,9 @@ def main(arguments: Sequence[str]) -> None:
         torch.set_num_threads(request["threads"])
     torch.manual_seed(0)
     config = config_from_dict(request["model"])
-    model = build_model(config).to(request["device"]).to(memory_format=torch.channels_last)
+    with trusting(request.get("trust")):
+        model = build_model(config)
+    model = model.to(request["device"]).to(memory_format=torch.channels_last)
     model.set_block_execution(request["execution"])
     images, labels = random_batch(config, request["batch_size"], request["size"], request["device"])
     cost = measure_step(model, images, labels, steps=request["steps"], execution=request["execution"])

@@ -123,7 +123,8 @@ class Record(Callback):
         epochs: Maximum number of epochs.
         average: Averaged weights to save; None saves the task's own.
         save: Saves a model and the row of its epoch as the run's best.
-        say: Prints one line per epoch.
+        say: Prints one line.
+        lines: Whether to print one for each epoch.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Record(Callback):
         average: Averaging | None,
         save: Callable[[Backbone[Any], Row], None],
         say: Callable[[str], None],
+        lines: bool = True,
     ) -> None:
         self.run = run
         self.best_by: BestBy = best_by
@@ -142,6 +144,7 @@ class Record(Callback):
         self.average = average
         self.save = save
         self.say = say
+        self.lines = lines
         self.rows: list[Row] = []
         self._epoch_started = self._validation_started = time.perf_counter()
         self._validation_seconds = 0.0
@@ -225,8 +228,14 @@ class Record(Callback):
                 self.save(self.average.model if self.average is not None else pl_module.model, row)
             write_metrics(self.run.metrics, self.rows)
             write_skipped(self.run, failures)
-            self.say(epoch_line(row, trainer.max_epochs or self.epochs, improved=improved))
+            if self.lines:
+                self.say(epoch_line(row, trainer.max_epochs or self.epochs, improved=improved))
             self._log(pl_module, row)
+
+    def epochs_so_far(self) -> tuple[list[Row], int]:
+        """The rows, and the number of the best epoch; 0 before the first."""
+        best = best_row(self.rows, self.best_by)
+        return self.rows, 0 if best is None else best.epoch
 
     def _check(self, task: ClassificationTask, row: Row) -> None:
         """End the run if the losses are not finite; say once if the averaged weights are far behind."""

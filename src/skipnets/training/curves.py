@@ -109,6 +109,8 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
 
 def loss_note(config: TrainConfig) -> str:
     """Explain why the training loss may be above the validation loss; empty if it should not be."""
+    if "loss" in config.supplied:
+        return "The training loss is the program's own and the validation loss is not: they do not compare."
     on_images = {
         "MixUp": config.mixup,
         "CutMix": config.cutmix,

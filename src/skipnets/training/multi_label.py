@@ -6,6 +6,7 @@ Shapes: N batch, C channels, H height, W width, K labels.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ from skipnets.evaluation.thresholds import ThresholdRule, choose_thresholds
 from skipnets.models.backbone import Backbone
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.losses import known_mean
-from skipnets.training.task import Batch, ClassificationTask
+from skipnets.training.own_measures import integer_labels, of_known
+from skipnets.training.task import Batch, ClassificationTask, Loss
 
 __all__ = ["AsymmetricLoss", "LabelLoss", "MultiLabelTask", "fit_thresholds", "with_label_defaults"]
 
@@ -193,20 +195,32 @@ class MultiLabelTask(ClassificationTask):
         model: The network, with K outputs.
         config: What `prepare` resolved.
         positive_weights: (K,) weights of images that have a label; None weighs them alike.
+        loss: Another training loss, of logits and labels (N, K), NaN where unknown; see `own_measures`.
+        metrics: Further metrics of the validation images, of probabilities (N, K) and whole labels (N, K), -1
+            where unknown.
     """
 
     def __init__(
-        self, model: Backbone[Any], config: ResolvedConfig, positive_weights: Tensor | None = None
+        self,
+        model: Backbone[Any],
+        config: ResolvedConfig,
+        positive_weights: Tensor | None = None,
+        *,
+        loss: Loss | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
-        super().__init__(model, config)
+        own = None if loss is None else of_known(loss, model.num_classes)
+        super().__init__(model, config, loss=own, metrics=metrics)
         self.label_loss = (
             AsymmetricLoss()
             if config.loss == "asymmetric"
             else LabelLoss(positive_weights, config.label_smoothing)
         )
-        self.loss = self.label_loss
+        if own is None:
+            self.loss = self.label_loss
         self.scores = LabelScores()
-        self.validation_metrics = {"val_loss": MeanMetric(nan_strategy="disable")}
+        further = {name: self.validation_metrics[name] for name in self.further}
+        self.validation_metrics = {"val_loss": MeanMetric(nan_strategy="disable"), **further}
         self.metrics = nn.ModuleList([*self.validation_metrics.values(), self.scores])
 
     @override
@@ -234,6 +248,7 @@ class MultiLabelTask(ClassificationTask):
         if len(of_known := losses[torch.isfinite(labels)]):
             self.validation_metrics["val_loss"].update(of_known)
         self.scores.update(logits, labels)
+        self.measure_further(logits.sigmoid(), integer_labels(labels))
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -103,7 +103,10 @@ def prepare(
     """
     supplied = supplied or Supplied()
     check_task(supplied, dataset)
-    given = config = _with_task_defaults(with_own_model(config, supplied), dataset)
+    config = _with_task_defaults(with_own_model(config, supplied), dataset)
+    if supplied.loss is not None:
+        config = dataclasses.replace(config, loss=None)
+    given = config
     check_options(config)
     started = budget.clock() if started is None else started
     train = dataset.split("train")

@@ -9,6 +9,7 @@ Shapes: N batch, C channels, H height, W width, T targets.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from skipnets.scaling import TargetScale, scaled
 from skipnets.tables import number_text
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.losses import known_mean
-from skipnets.training.task import Batch, ClassificationTask
+from skipnets.training.own_measures import known_numbers, of_known
+from skipnets.training.task import Batch, ClassificationTask, Loss
 
 __all__ = [
     "LOSSES",
@@ -218,14 +220,29 @@ class RegressionTask(ClassificationTask):
         model: The network, with T outputs.
         config: What `prepare` resolved.
         scales: Of the T targets.
+        loss: Another training loss, of scaled outputs and targets (N, T), NaN where unknown; see
+            `own_measures`. The validation loss is then L2.
+        metrics: Further metrics of the validation images, of outputs and targets in their units: (N, T), or
+            (N,) of one target where it is known.
     """
 
-    def __init__(self, model: Backbone[Any], config: ResolvedConfig, scales: tuple[TargetScale, ...]) -> None:
+    def __init__(
+        self,
+        model: Backbone[Any],
+        config: ResolvedConfig,
+        scales: tuple[TargetScale, ...],
+        *,
+        loss: Loss | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
         number_loss = NumberLoss(config.loss or "l2")
-        super().__init__(model, config, loss=number_loss)
+        own = None if loss is None else of_known(loss, len(scales))
+        super().__init__(model, config, loss=number_loss if own is None else own, metrics=metrics)
         self.number_loss = number_loss
+        self.scales = scales
         self.scores = TargetScores(scales)
-        self.validation_metrics = {"val_loss": MeanMetric(nan_strategy="disable")}
+        further = {name: self.validation_metrics[name] for name in self.further}
+        self.validation_metrics = {"val_loss": MeanMetric(nan_strategy="disable"), **further}
         self.metrics = nn.ModuleList([*self.validation_metrics.values(), self.scores])
 
     @property
@@ -253,6 +270,13 @@ class RegressionTask(ClassificationTask):
         if len(of_known := losses[torch.isfinite(targets)]):
             self.validation_metrics["val_loss"].update(of_known)
         self.scores.update(outputs, targets)
+        if self.further:
+            self.measure_further(*known_numbers(self._in_units(outputs), self._in_units(targets)))
+
+    def _in_units(self, numbers: Tensor) -> Tensor:
+        """(N, T) scaled numbers in the targets' units, not rounded."""
+        means, stds = zip(*((scale.mean, scale.std) for scale in self.scales), strict=True)
+        return numbers * numbers.new_tensor(stds) + numbers.new_tensor(means)
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -37,7 +37,7 @@ class Row:
         lr: Highest learning rate of any parameter group after the epoch's last step.
         train_loss: Mean training loss over the epoch, with label smoothing, class weights and mixing.
         val_loss: Mean negative log-likelihood on the validation split; with numbers to predict, the mean of
-            the loss that is trained with.
+            the loss that is trained with, or with a program's own loss the mean squared error.
         val_accuracy: Accuracy on the validation split; None with numbers to predict.
         val_balanced_accuracy: Mean recall of the classes on the validation split; None likewise.
         seconds: Duration of the epoch's training.

@@ -26,6 +26,7 @@ from skipnets.models.custom_model import CustomModel, config_of
 from skipnets.models.modified import modification
 from skipnets.models.registry import REGISTRY, ModelConfig
 from skipnets.training.config import TrainConfig
+from skipnets.training.own_measures import check_loss, check_metrics
 from skipnets.training.supplied_data import Images
 from skipnets.training.task import Loss
 from skipnets.trust import import_trusted, is_import
@@ -69,7 +70,7 @@ class Supplied:
         dataset: The images; None for the configuration's.
         callbacks: Lightning's, beside the run's own.
         loss: The training loss; None for the configuration's.
-        metrics: Measured on the validation split after every epoch, from logits (N, K) and labels (N,).
+        metrics: Measured on the validation split after every epoch.
         loggers: Lightning's, beside the run's own.
     """
 
@@ -182,15 +183,14 @@ def with_own_model(config: TrainConfig, supplied: Supplied) -> TrainConfig:
 
 
 def check_task(supplied: Supplied, dataset: ImageDataset) -> None:
-    """Check that what a program hands over is for the task of the images.
+    """Check that what a program hands over is for the labels of the images.
 
     Raises:
-        UserError: If it is for images of one class, and these have several labels, or numbers.
+        UserError: If a loss or a metric fails on them, or cannot leave out what is unknown.
     """
-    if dataset.task != "single-label":
-        for name in ("loss", "metrics"):
-            if getattr(supplied, name):
-                raise UserError(f"{name}: not yet with {dataset.label_kind}")
+    if supplied.loss is not None and dataset.task != "single-label":
+        check_loss(supplied.loss, dataset)
+    check_metrics(supplied.metrics, dataset)
 
 
 def check_supplied(config: TrainConfig, supplied: Supplied) -> None:

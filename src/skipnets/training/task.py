@@ -37,7 +37,11 @@ from skipnets.training.optimization import (
 # Images (N, C, H, W) from 0 to 255, uint8 or float32; labels (N,); positions in the split (N,).
 Batch = tuple[Tensor, Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Logits (N, K) and labels (N,), or with MixUp and CutMix shares (N, K), → the mean loss."""
+"""Logits (N, K) and labels (N,), or with MixUp and CutMix shares (N, K), → the mean loss.
+
+With several labels an image, logits and labels (N, K) of 1, 0 and NaN for unknown ones; with numbers, scaled
+outputs and targets (N, K), NaN for unknown ones.
+"""
 
 
 class TrainingSums:
@@ -184,8 +188,12 @@ class ClassificationTask(pl.LightningModule):
         self.validation_metrics["val_loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         self.validation_metrics["val_accuracy"].update(logits, labels)
         self.validation_metrics["val_balanced_accuracy"].update(logits, labels)
+        self.measure_further(logits, labels)
+
+    def measure_further(self, outputs: Tensor, targets: Tensor) -> None:
+        """Update the metrics that a program added."""
         for name in self.further:
-            self.validation_metrics[name].update(logits, labels)
+            self.validation_metrics[name].update(outputs, targets)
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -60,6 +60,7 @@ from skipnets.training.interruption import resumable
 from skipnets.training.locking import locked
 from skipnets.training.loggers import check_loggers, log_configuration, make_loggers
 from skipnets.training.multi_label import MultiLabelTask, fit_thresholds, positive_weights
+from skipnets.training.notebook_progress import NotebookProgress, in_notebook
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
@@ -112,9 +113,14 @@ def train(
             "test": …}`. Signals and volumes, too; a network with `dims` of 1 or 3 takes them.
         callbacks: Lightning's, beside the run's own.
         loss: Another training loss, of logits (N, K) and labels (N,), or of shares (N, K) with MixUp and
-            CutMix. The validation loss stays the negative log-likelihood.
-        metrics: Further metrics of the validation split by name, from torchmetrics: measured from logits
-            (N, K) and labels (N,) after every epoch, written to metrics.csv and to loggers as `val_NAME`.
+            CutMix. With several labels an image, of logits and labels (N, K) of 1 and 0; with numbers, of
+            outputs and targets (N, K), both in standard deviations from the mean. Unknown ones are NaN, and
+            left out for modules with PyTorch's `reduction`. The validation loss stays the negative
+            log-likelihood, with numbers the mean squared error.
+        metrics: Further metrics of the validation split by name, from torchmetrics, after each epoch, written
+            to metrics.csv and to loggers as `val_NAME`: measured from logits (N, K) and labels (N,); with
+            several labels an image, from probabilities and labels (N, K), -1 where unknown (`ignore_index`);
+            with numbers, from these in their units, (N, K), or (N,) of one.
         logger: Lightning's, beside the run's own.
         trust: The import that may run where the configuration's model is one (`package.module:Class`).
         started: When the run's time began, on `time.perf_counter`. Default: now.
@@ -366,7 +372,15 @@ def _train_locked(
     average = Averaging(config.ema) if config.ema else None
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
     save = functools.partial(_save_best, run, config, prepared.preprocessing, dataset.classes, scales, counts)
-    record = Record(run, best_by=config.best_by, epochs=config.epochs, average=average, save=save, say=_say)
+    record = Record(
+        run,
+        best_by=config.best_by,
+        epochs=config.epochs,
+        average=average,
+        save=save,
+        say=_say,
+        lines=not in_notebook(),
+    )
     end = ExpectedEnd(test=counts["test"], batch_size=config.batch_size)
     callbacks: list[Callback] = [
         QuietProcesses(),
@@ -397,7 +411,7 @@ def _train_locked(
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
-        callbacks.append(EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say))
+        callbacks.append(_progress(end, record))
         trainer = _trainer(run, config, [*callbacks, *supplied.callbacks], loggers)
         if trainer.world_size > counts["val"]:
             raise UserError(
@@ -425,6 +439,13 @@ def _train_locked(
     return run
 
 
+def _progress(end: ExpectedEnd, record: Record) -> Callback:
+    """What shows how far the training is: in a notebook, on a terminal, in a log file."""
+    if in_notebook():
+        return NotebookProgress(end, record.epochs_so_far)
+    return EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say)
+
+
 def _task(
     model: Backbone[Any],
     prepared: Prepared,
@@ -434,10 +455,11 @@ def _task(
 ) -> ClassificationTask:
     config = prepared.config
     if scales is not None:
-        return RegressionTask(model, config, scales)
+        return RegressionTask(model, config, scales, loss=supplied.loss, metrics=supplied.metrics)
     weighted = config.imbalance == "weighted-loss"
     if train_images.multi_label:
-        return MultiLabelTask(model, config, positive_weights(train_images.labels) if weighted else None)
+        label_weights = positive_weights(train_images.labels) if weighted else None
+        return MultiLabelTask(model, config, label_weights, loss=supplied.loss, metrics=supplied.metrics)
     classes = len(train_images.classes)
     weights = torch.from_numpy(class_weights(train_images.labels, classes)) if weighted else None
     return ClassificationTask(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 __all__ = ["instruction_set", "unavailable", "unsupported_block", "unsupported_device"]
 
-_INTERFACE = 3  # version of skipnets_engine.training that this package uses
+_INTERFACE = 4  # version of skipnets_engine.training that this package uses
 
 
 @functools.cache
@@ -26,6 +27,7 @@ def unavailable() -> str | None:
         return f"skipnets-engine cannot be loaded: {' '.join(str(error).split())[:200]}"
     if training.INTERFACE != _INTERFACE:
         return f"skipnets-engine has version {training.INTERFACE} of its interface, not {_INTERFACE}"
+    training.share_openmp(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     return None
 
 

@@ -511,7 +511,7 @@ def _metric(config: TrainConfig) -> BestBy:
 
 
 def _abandoned(study: optuna.Study) -> list[int]:
-    """Trials of a process that is no more."""
+    """Trials of a process that has ended."""
     return [trial.number for trial in study.get_trials(deepcopy=False) if trial.state.name == "RUNNING"]
 
 
