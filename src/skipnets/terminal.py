@@ -19,6 +19,7 @@ __all__ = [
     "TEXT_WIDTH",
     "LogHandler",
     "csv_text",
+    "flowing",
     "from_csv_text",
     "json_text",
     "message_lines",
@@ -66,6 +67,15 @@ def wrapped(text: str, width: int = TEXT_WIDTH, *, indent: int = 0) -> str:
         text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     )
     return "\n".join(lines)
+
+
+def flowing(text: str) -> str:
+    """Text without the line breaks within its paragraphs; indented ones, such as commands, keep theirs."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        paragraph if paragraph.startswith(" ") else " ".join(paragraph.split("\n"))
+        for paragraph in paragraphs
+    )
 
 
 def message_lines(message: str, stream: TextIO) -> str:

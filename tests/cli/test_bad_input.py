@@ -62,12 +62,16 @@ CASES = {
         ["train", "--out", "out"],
         ["skipnets: DATA must be given, as in: skipnets train photos --time 10m --out runs/photos"],
     ),
-    "no run folder": (["train", "photos"], ["skipnets: --out must be given, as in: skipnets train photos"]),
+    "no run folder": (
+        ["train", "photos"],
+        ["skipnets: --out must be given (the folder to write the run to), as in: skipnets train photos"],
+    ),
     "no model": (["explain"], ["skipnets: MODEL must be given, as in: skipnets explain runs/cats a.jpg"]),
     "several mistakes": (
         ["train", "--epochs", 0, "--batch-size", 0],
         [
-            "skipnets: DATA must be given; --out must be given; --epochs=0: must be at least 1; ",
+            "skipnets: DATA must be given; --out must be given (the folder to write the run to); ",
+            "; --epochs=0: must be at least 1; ",
             "; --batch-size=0: must be at least 1, as in: skipnets train photos",
         ],
     ),

@@ -10,12 +10,14 @@ import resource
 import statistics
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 import skipnets
 from skipnets.cli import COMMANDS, main, make_app
+from skipnets.cli.compare import compare
 from skipnets.errors import missing_extra
 
 
@@ -102,6 +104,20 @@ def test_help_fits_80_columns_and_shows_no_switch_without_purpose(
     ]
     assert all(line.startswith("    ") for line in examples[1:-1] if line and "://" not in line), examples
     assert not [line for line in lines if "--no-json" in line or "--empty-" in line]
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_paragraphs_of_help_are_as_wide_as_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, run
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = run("compare", "--help").out
+    described, _, rest = text.partition("For example:")
+    described = described.partition("\n\n")[2]
+    paragraphs = (inspect.getdoc(compare) or "").partition("\n\nFor example:")[0].split("\n\n")
+    expected = [textwrap.fill(" ".join(each.split()), columns) for each in paragraphs]
+    assert [line.rstrip() for line in described.strip().splitlines()] == "\n\n".join(expected).splitlines()
+    assert "\n    skipnets compare runs/resnet runs/densenet\n" in rest
 
 
 def test_standard_output_that_takes_nothing_is_one_line() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import resource
 from pathlib import Path
@@ -411,3 +412,12 @@ def test_a_batch_that_comes_twice_is_remembered_between_its_times(damaged):
         second.load_state_dict(first.state_dict())
         assert equal(epoch(second, 0), whole[count:])
         assert second.failures.items() >= first.failures.items()
+
+
+def test_more_workers_than_cores_are_one_line_and_no_warning(dataset, monkeypatch, caplog):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    caplog.set_level("INFO", "skipnets")
+    loader = training_loader(dataset, PREPROCESSING, "trivial", batch_size=8, workers=2)
+    assert len(list(loader)) == len(loader)
+    loader.close()
+    assert caplog.messages == ["workers=2: this process may use 1 core, on which more workers read no faster"]

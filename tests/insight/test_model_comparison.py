@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from skipnets.duration import format_duration
 from skipnets.errors import UserError
 from skipnets.insight import compare_models, model_comparison, summarize, training_memory
 
@@ -50,3 +51,21 @@ def test_the_most_accurate_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_impossible_batches_are_refused() -> None:
     with pytest.raises(UserError, match=r"^batch_size=0: must be at least 1"):
         compare_models(["resnet20"], batch_size=0)
+
+
+def test_how_much_is_to_be_measured_is_said_before(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "skipnets")
+    compare_models(["resnet20"], batch_size=1)
+    assert not caplog.messages
+    monkeypatch.setattr(model_comparison, "_SECONDS", 2.0)
+    monkeypatch.setattr(model_comparison, "_images_per_second", lambda *_: 1.0)
+    compare_models(["resnet20", "resnet8_w16", "resnet32", "resnet44"], batch_size=1)
+    first, *others = (summarize(name).totals.macs for name in ("resnet8_w16", "resnet32", "resnet44"))
+    # An image takes resnet8_w16 1 s. After a first one there are three, or what fits into 2 s.
+    seconds = sum(each / first + max(3 * each / first, 2.0) for each in others)
+    assert caplog.messages == [
+        "measuring 3 of 4 networks, each for at least 2 s, and keeping what is measured",
+        f"the other 2 will take about {format_duration(seconds)}",
+    ]

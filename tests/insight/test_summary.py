@@ -20,6 +20,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 from skipnets.insight import summarize
 from skipnets.models import create_model
+from skipnets.tables import as_text
 from skipnets.trust import trusting
 
 TINY = "tests.helpers.own_networks:TinyNet"
@@ -102,8 +103,21 @@ def test_formats_hold_the_same_values() -> None:
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(summary.to_rich(depth=3))
     text = console.export_text()
-    assert "(132 + 1)×10 = 1,330" in text
+    classifier = next(line for line in text.splitlines() if line.startswith("classifier  "))
+    assert " ".join(classifier.split()) == "classifier linear 132 10 1,330 (132 + 1)×10 1.32 k 0.00 all"
     assert "for 4 images" in text
+
+
+@pytest.mark.parametrize("name", ["densenet121", "resnet50", "resnetv2_50", "rdnet_tiny"])
+def test_a_narrow_terminal_shows_fewer_columns_and_breaks_no_number(name: str) -> None:
+    summary = summarize(name)
+    text = as_text([summary.to_rich(depth=2)], width=80)
+    assert "(without formula, input" in text
+    for row in summary.rows(2):
+        if row.parameters:
+            assert f"{row.parameters:,}" in text.split()
+    assert {"MACs", "output", "parameters"} <= set(text.split())
+    assert "…" not in text
 
 
 def test_sources(tmp_path) -> None:

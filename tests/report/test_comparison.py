@@ -15,6 +15,7 @@ from skipnets.errors import UserError
 from skipnets.evaluation.metrics import measure
 from skipnets.report import compare
 from skipnets.report.comparison import mcnemar
+from skipnets.tables import as_text
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (0, 1), (3, 3), (2, 9), (0, 12), (40, 61)])
@@ -62,6 +63,27 @@ def test_a_better_run_is_distinguished_from_an_equal_one(tmp_path: Path) -> None
         each.metric: each.verdict for each in compare([folders[1], folders[0]], resamples=400).differences
     }
     assert worse["accuracy"] == worse["nll"] == "worse"
+
+
+def test_tables_of_any_number_of_runs_fit_80_columns(tmp_path: Path) -> None:
+    _, labels = make_predictions(0, 300, 1.0)
+    names = ("baseline-of-spring", "larger", "larger-and-longer")
+    folders = [
+        write_results(tmp_path / name, make_predictions(seed, 300, strength, labels)[0], labels)
+        for seed, (name, strength) in enumerate(zip(names, (1.0, 1.1, 3.0), strict=True))
+    ]
+    comparison = compare(folders, resamples=50)
+    text = as_text(comparison.tables())
+    assert max(map(len, text.splitlines())) <= 80
+    rows = [line.split() for line in text.splitlines()]
+    accuracy = comparison.metrics[0]
+    for name, value, (low, high) in zip(names, accuracy.values, accuracy.intervals, strict=True):  # type: ignore[misc]
+        row = [name, f"{100 * value:.2f}%", f"{100 * low:.2f}%", "to", f"{100 * high:.2f}%"]
+        assert row in [each[-5:] for each in rows], row
+    for each in comparison.differences:
+        if each.metric == "accuracy":
+            said = f"{each.run} against {names[0]}: alone correct on {each.only_run_right} images"
+            assert said in " ".join(text.split())
 
 
 def test_metrics_equal_those_of_the_evaluation(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ def test_each_label_is_compared_by_delongs_test_on_the_same_images(pair: tuple[P
     assert [each.p for each in comparison.differences] == pytest.approx(holm(expected))
     text = as_text(comparison.tables())
     assert "AUROC of second against first" in text
+    assert max(map(len, text.splitlines())) <= 80
+    one = comparison.differences[0]
+    assert [f"{one.first:.4f}", f"{one.auroc:.4f}", f"{one.auroc - one.first:+.4f}"] in [
+        line.split()[len(one.label.split()) :][:3] for line in text.splitlines()
+    ]
     assert "images of one group are taken together" in text
 
 

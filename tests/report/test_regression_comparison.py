@@ -65,6 +65,7 @@ def test_errors_are_compared_on_the_same_draws_of_groups(pair: tuple[Path, Path]
     assert [each.verdict for each in comparison.differences] == ["worse", "within noise"]
     text = as_text(comparison.tables())
     assert "MAE of second against first" in text
+    assert max(map(len, text.splitlines())) <= 80
     assert "images of one group are drawn together" in text
     assert comparison.to_dict()["task"] == "regression"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -43,12 +44,17 @@ def test_network_length_and_settings_are_told(tiny: MakeConfig, monkeypatch: pyt
     assert "augmentation flip (mirrored too); label" in _rows(announcement(mirrored, dataset))[-1]
 
 
-def test_a_time_that_is_too_short_is_said_and_no_time_is_negative(tiny: MakeConfig) -> None:
+def test_a_time_that_is_too_short_is_said_and_no_time_is_negative(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny(epochs=None, time="1s")
     dataset = open_dataset(config.data)
-    prepared = prepare(config, dataset)
+    prepared = replace(prepare(config, dataset), training_ends=100.0, seconds_per_image=0.5)
+    monkeypatch.setattr(budget, "clock", lambda: 110.0)
     _, length, _, note = _rows(announcement(prepared, dataset))
     assert re.search(r" 4 epochs of 1 step of \d+ images", length)
     assert "ends at" not in length
-    assert "a time of 1s is too short for that" in note
+    # 11 s have passed when the end of training is 10 s ago; validation costs a third of training.
+    seconds = 11 + 4 * 0.5 * (prepared.config.epoch_images + 18 / 3)
+    assert re.match(rf"note +a time of 1s is too short: all this takes about {seconds:.0f} s, from the", note)
     assert re.search(r"^ends at \d\d:\d\d, in 0 s$", end_text(-1.0))

@@ -2,12 +2,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
+from skipnets.data.augmentation import AUGMENTATIONS
 from skipnets.errors import UserError
-from skipnets.training.config import FIELDS, TrainConfig, config_to_dict, config_to_yaml, read_config
+from skipnets.training.config import (
+    FIELDS,
+    Augmentation,
+    TrainConfig,
+    config_to_dict,
+    config_to_yaml,
+    read_config,
+)
 from skipnets.training.recipes import with_recipe
 
 
@@ -38,7 +47,7 @@ def test_a_wrong_value_is_one_line_that_names_the_option(fields: dict[str, objec
 
 
 def test_a_missing_option_is_named() -> None:
-    with pytest.raises(UserError, match=r"^out: must be given$"):
+    with pytest.raises(UserError, match=r"^out: must be given \(the folder to write the run to\)$"):
         TrainConfig(data="digits")  # type: ignore[call-arg]
 
 
@@ -175,3 +184,7 @@ def test_other_targets_get_scales_of_their_own(tmp_path: Path) -> None:
     assert (read_config(path).target_mean, read_config(path).target_std) == ((40.0,), (5.0,))
     changed = read_config(path, targets=("height",))
     assert (changed.targets, changed.target_mean, changed.target_std) == (("height",), None, None)
+
+
+def test_augmentations_are_those_that_there_are() -> None:
+    assert get_args(Augmentation) == tuple(AUGMENTATIONS)

@@ -195,29 +195,36 @@ def test_folds_that_took_longer_than_asked_say_so(
     assert re.search("the run took .* instead of 10 s", capsys.readouterr().err)
 
 
-def test_each_fold_gets_a_share_of_what_is_left_of_the_time(
+def test_the_first_fold_gets_a_share_of_the_time_and_the_others_its_epochs(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    asked: list[tuple[float, *tuple[object, ...]]] = []
+    asked: list[TrainConfig] = []
+    said: list[str] = []
 
     def train_on(run: Run, config: TrainConfig, _: object) -> Run:
         nonlocal now
-        assert config.time is not None
-        asked.append((parse_duration(config.time), config.epochs, config.epoch_plan, config.warmup))
-        now += 10 if len(asked) == 1 else 60
+        asked.append(config)
+        now += 40
+        if len(asked) == 1:  # fewer epochs fitted than were planned at first
+            run.folder.mkdir()
+            write_config(run, replace(config, epochs=7, epoch_plan=((0, 9), (2, 7)), warmup=0.7))
         return run
 
     monkeypatch.setattr(budget, "clock", lambda: now)
     monkeypatch.setattr(choice, "seconds_per_image", lambda *_, **__: 1e-3)
     monkeypatch.setattr(folds, "join_folds", lambda *_: None)
     config = settings(data, tmp_path / "run", epochs=None, time="94s")
-    run = folds.train_folds(config, started=90, train_on=train_on, say=lambda _: None)
+    run = folds.train_folds(config, started=90, train_on=train_on, say=said.append)
+    first, *others = asked
     # 10 s have passed before, and 4 s and 3 networks' predictions of 30 images come after.
-    expected = [80 / 3, 70 / 2, 10]
-    assert [seconds for seconds, *_ in asked] == pytest.approx(expected, abs=0.2)
-    assert [rest for _, *rest in asked] == [[None, (), None]] * 3
+    assert parse_duration(first.time or "") == pytest.approx(80 / 3, abs=0.2)
+    assert (first.epochs, first.epoch_plan, first.warmup) == (None, (), None)
+    assert [(each.epochs, each.epoch_plan, each.warmup) for each in (*others, run.config)] == [
+        (7, ((0, 9), (2, 7)), 0.7)
+    ] * 3
     assert run.config.time == "94s"
+    assert [line for line in said if re.search(r"as many epochs, 7, .* ends at .*, in 1 min 20 s$", line)]
 
 
 def test_folds_may_have_other_epochs_than_were_planned(

@@ -455,6 +455,7 @@ def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
         ({"data": "digit"}, r"^digit: no such folder.*did you mean digits"),
         ({"accelerator": "toaster"}, "accelerator='toaster': must be one of auto, cpu, gpu, mps$"),
         ({"devices": "many"}, "devices='many': must be a number of devices"),
+        ({"strategy": "ddp_fork", "devices": 2}, "devices=2: would be forked processes here"),
         ({"strategy": "dpp"}, "strategy='dpp': must be one of auto, ddp, ddp_spawn; did you mean ddp"),
         (
             {"model": "resnet20", "model_options": {}, "block_execution": "linear-recompute"},

@@ -25,7 +25,7 @@ import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from skipnets.errors import MissingExtraError, UserError, near_matches, needs_extra
-from skipnets.terminal import LogHandler, message_lines, tolerate
+from skipnets.terminal import LogHandler, flowing, message_lines, tolerate
 from skipnets.trust import trusting
 
 __all__ = ["COMMANDS", "main", "make_app"]
@@ -84,7 +84,13 @@ def make_app(command: str | None) -> cyclopts.App:
 
 
 class _HelpFormatter(DefaultFormatter):
-    """Shows the help of options without the line breaks that it has in the docstrings."""
+    """Shows help without the line breaks of the docstrings: paragraphs are as wide as the terminal."""
+
+    def render_description(self, console: Any, options: Any, description: Any) -> None:
+        text = getattr(description, "primary_renderable", None)
+        if text is not None:
+            text.plain = flowing(text.plain)
+        super().render_description(console, options, description)
 
     def __call__(self, console: Any, options: Any, panel: Any) -> None:
         for entry in panel.entries:
@@ -244,7 +250,11 @@ def _options(command: str) -> set[str]:
 
 def _with_example(message: str, words: Sequence[str]) -> str:
     """Where something must be given, also how: the first example of the command's help."""
-    if not words or words[0] not in COMMANDS or not re.search(r"(^|; )\S+ must be given(;|$)", message):
+    if (
+        not words
+        or words[0] not in COMMANDS
+        or not re.search(r"(^|; )\S+ must be given( \([^)]*\))?(;|$)", message)
+    ):
         return message
     example = re.search(r"For example:\s+(\S.*)", make_app(words[0])[words[0]].help)
     return message if example is None else f"{message}, as in: {example[1]}"

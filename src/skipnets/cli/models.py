@@ -6,7 +6,7 @@ from skipnets.cli.output import print_json, print_tables, progress
 from skipnets.errors import UserError, check_at_least_1, near_matches
 from skipnets.models.family import network_graph
 from skipnets.models.registry import REGISTRY, config_to_dict, list_models
-from skipnets.tables import make_table
+from skipnets.tables import FittingTable
 
 
 def models(pattern: str = "*", /, *, compare: bool = False, batch_size: int = 16, json: bool = False) -> None:
@@ -20,7 +20,8 @@ def models(pattern: str = "*", /, *, compare: bool = False, batch_size: int = 16
     Args:
         pattern: Pattern of names, with *, ? and […]. Quote it, or the shell may expand it.
         compare: Print multiply-accumulates, published accuracies with their sources, images a second measured
-            on this machine (once, then kept in the cache folder), and the memory that training takes.
+            on this machine (once, then kept in the cache folder), and the memory that training takes. To
+            measure all networks takes many minutes; a pattern measures those that you may want.
         batch_size: Images of a batch, for --compare.
         json: Print the models' full configurations, or the comparison, as JSON.
     """
@@ -33,7 +34,9 @@ def models(pattern: str = "*", /, *, compare: bool = False, batch_size: int = 16
 
         with progress("measuring") as show:
             found = compare_models(
-                names, batch_size=batch_size, progress=lambda name, done, total: show(done, total, name)
+                names,
+                batch_size=batch_size,
+                progress=lambda name, done, total: show(done, total, f"measuring {name}"),
             )
         if json:
             print_json(found.to_dict())
@@ -46,7 +49,7 @@ def models(pattern: str = "*", /, *, compare: bool = False, batch_size: int = 16
         )
         return
     headings = ("name", "parameters", "blocks", "layers", "stem", "classes")
-    table = make_table(
+    table = FittingTable(
         {name: "right" if name in ("parameters", "classes") else "left" for name in headings},
         (
             (
@@ -59,6 +62,7 @@ def models(pattern: str = "*", /, *, compare: bool = False, batch_size: int = 16
             )
             for name in names
         ),
+        optional=["layers", "classes"],
     )
     print_tables([table])
 

@@ -9,7 +9,7 @@ from skipnets.classifier import load
 from skipnets.cli.output import print_json, print_tables
 from skipnets.errors import UserError
 from skipnets.runtimes.native import NativeRuntime
-from skipnets.tables import make_table
+from skipnets.tables import FittingTable
 
 _MEBI = 2**20
 
@@ -45,9 +45,10 @@ def plan(
     height, width = classifier.preprocessing.size
     total = sum(step["seconds"] for step in report["steps"])
     headings = ("step", "output", "algorithm", "MMACs", "MiB", "ms", "share of peak")
-    table = make_table(
+    table = FittingTable(
         {name: "left" if name in ("step", "output", "algorithm") else "right" for name in headings},
         map(_cells, report["steps"]),
+        optional=["MiB", "output"],
         title=(
             f"Images of {height}×{width}, {batch_size} at once: {total * 1e3:.2f} ms each "
             f"with {report['threads']} threads of {report['isa']}"

@@ -82,14 +82,21 @@ def train(
                 "resume: must be given without other options but --missing, --epochs and --devices; a run "
                 "keeps its own"
             )
+        from skipnets.training.run import is_helper, reopen
+
+        if not is_helper():
+            reopen(resume, complete=kept["epochs"] is not None)  # what is wrong is said before PyTorch loads
         from skipnets.training import resume as resume_run
 
         return _finish(lambda: resume_run(resume, **kept))
 
     started = time.perf_counter()  # A run's time includes the import of PyTorch.
+    settings = TrainConfig(**given) if config is None else read_config(config, **given)
+    from skipnets.training.early_checks import check_early
+
+    check_early(settings)
     from skipnets.training import train as train_run
 
-    settings = TrainConfig(**given) if config is None else read_config(config, **given)
     # What is typed is trusted; what a file names takes --trust.
     trust = given["model"] if is_import(given.get("model")) else None
     return _finish(lambda: train_run(settings, started=started, trust=trust))

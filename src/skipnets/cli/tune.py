@@ -59,20 +59,27 @@ def tune(
         config: A YAML file of these options; options on the command line override it.
         resume: Folder of a tuning to go on with.
     """
-    from skipnets.training import resume_tuning
-    from skipnets.training import tune as tune_settings
-    from skipnets.training.interruption import prompt_end
-
     given = dict(options or {})
     if data is not None:
         given["data"] = data
     if resume is not None:
         if given or config is not None or trial_time is not None:
             raise UserError("resume: must be given with --time, --trials, --processes and --pruner alone")
+        from skipnets.training import resume_tuning
+        from skipnets.training.interruption import prompt_end
+
         with prompt_end():
             tuning = resume_tuning(resume, time=time, trials=trials, processes=processes, pruner=pruner)
     else:
         settings = TrainConfig(**given) if config is None else read_config(config, **given)
+        from skipnets.data.sources import check_data
+        from skipnets.training.early_checks import check_options
+
+        check_options(settings)  # before PyTorch is imported, which takes seconds
+        check_data(settings.data)
+        from skipnets.training import tune as tune_settings
+        from skipnets.training.interruption import prompt_end
+
         with prompt_end():
             tuning = tune_settings(
                 settings,

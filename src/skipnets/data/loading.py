@@ -13,9 +13,11 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -134,6 +136,11 @@ def training_loader(
         shares=shares,
     )
     found = find_augmentation(augmentation, preprocessing.size, erasing=erasing)
+    if workers > (cores := usable_cores()):
+        logger.info(
+            "workers=%d: this process may use %s, on which more workers read no faster",
+            *(workers, counted(cores, "core")),
+        )
     return ImageLoader(dataset, preprocessing, found, schedule, workers=workers, held_bytes=held_bytes)
 
 
@@ -375,15 +382,16 @@ class ImageLoader:
             reader.hold(_affordable(workers, min(_HELD_AT_ONCE, len(dataset)) * image_bytes))
             workers = workers if augmentation.policy or augmentation.erasing else 0
         workers = _affordable(workers, schedule.batch_size * image_bytes)
-        self._batches: DataLoader[Any] = DataLoader(
-            reader,  # type: ignore[arg-type]  # any object with __getitem__ will do
-            batch_size=None,
-            sampler=schedule,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # or it would draw from the global one
-        )
+        with _without_advice():
+            self._batches: DataLoader[Any] = DataLoader(
+                reader,  # type: ignore[arg-type]  # any object with __getitem__ will do
+                batch_size=None,
+                sampler=schedule,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # or it would draw from the global one
+            )
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -478,6 +486,14 @@ def _affordable(workers: int, batch_bytes: int) -> int:
     return min(workers, room)
 
 
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Suppress PyTorch's warning of more workers than cores, which `training_loader` says in one line."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
+
+
 class _SharedMemoryError(Exception):
     """A worker cannot hand over what it has read."""
 
@@ -491,7 +507,9 @@ def _loaded(
         UserError: Another program has filled shared memory since the workers began.
     """
     try:
-        yield from loader
+        with _without_advice():
+            batches = iter(loader)
+        yield from batches
     except _SharedMemoryError:
         raise UserError(
             f"workers={loader.num_workers}: shared memory (/dev/shm) is full; fewer workers need less, "
@@ -531,13 +549,14 @@ class _Reader:
             for start in range(0, count, _HELD_AT_ONCE)
         ]
         held = self._empty(count)
-        loader: DataLoader[Any] = DataLoader(
-            plain,  # type: ignore[arg-type]  # any object with __getitem__ will do
-            batch_size=None,
-            sampler=parts,
-            num_workers=workers if self.dataset.images is None else 0,
-            generator=torch.Generator(),  # or it would draw from the global one
-        )
+        with _without_advice():
+            loader: DataLoader[Any] = DataLoader(
+                plain,  # type: ignore[arg-type]  # any object with __getitem__ will do
+                batch_size=None,
+                sampler=parts,
+                num_workers=workers if self.dataset.images is None else 0,
+                generator=torch.Generator(),  # or it would draw from the global one
+            )
         for pixels, index, failures in _loaded(loader):
             held[index.numpy()] = pixels.numpy()
             self.held_failures.update(failures)

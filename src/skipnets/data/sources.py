@@ -169,6 +169,28 @@ def find_with_own_splits(
     return _find_copies(dataset, drop=drop, within=None if drop else copies_within)
 
 
+def check_data(data: str | os.PathLike[str]) -> None:
+    """Check that there is such data, without looking into it.
+
+    Raises:
+        UserError: It is no named dataset, folder or manifest.
+    """
+    path = Path(data)
+    if (isinstance(data, str) and data in NAMED_SETS) or path.is_dir():
+        return
+    if not path.is_file():
+        raise UserError(
+            f"{data}: no such folder, manifest or named dataset ({', '.join(NAMED_SETS)})"
+            f"{near_matches(str(data), NAMED_SETS)}"
+        )
+    if path.suffix.lower() not in MANIFEST_SUFFIXES:
+        unpack = "; unpack it first" if path.suffix.lower() in _ARCHIVES else ""
+        raise UserError(
+            f"{data}: must be a folder, a manifest ({', '.join(MANIFEST_SUFFIXES)}) "
+            f"or a named dataset ({', '.join(NAMED_SETS)}){unpack}"
+        )
+
+
 def _find(
     data: str | os.PathLike[str], options: DataOptions, *, download: bool, strict: bool
 ) -> ImageDataset:
@@ -181,6 +203,7 @@ def _find(
         if options.wants_numbers:
             raise UserError(f"task=regression: {data} has classes, not numbers to predict")
         return _named(data, download=download)
+    check_data(data)
     path = Path(data)
     columns = Columns(
         path=options.path_column,
@@ -219,19 +242,8 @@ def _find(
         else:
             listing = listed_in(metadata, root=path)
             listing.notes.insert(0, f"files and labels are those of {metadata.name}")
-    elif path.is_file() and path.suffix.lower() in MANIFEST_SUFFIXES:
-        listing = listed_in(path, root=options.root)
-    elif path.is_file():
-        unpack = "; unpack it first" if path.suffix.lower() in _ARCHIVES else ""
-        raise UserError(
-            f"{data}: must be a folder, a manifest ({', '.join(MANIFEST_SUFFIXES)}) "
-            f"or a named dataset ({', '.join(NAMED_SETS)}){unpack}"
-        )
     else:
-        raise UserError(
-            f"{data}: no such folder, manifest or named dataset ({', '.join(NAMED_SETS)})"
-            f"{near_matches(str(data), NAMED_SETS)}"
-        )
+        listing = listed_in(path, root=options.root)
     check_labels(listing, strict=strict)
     if options.dims == 2:
         _warn_of_arrays(listing)

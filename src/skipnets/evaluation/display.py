@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from skipnets.evaluation.fold_table import fold_table
 from skipnets.evaluation.saving import images_row, note_tables
 from skipnets.evaluation.selective import selective_rows
-from skipnets.tables import make_table, number_text, properties_table
+from skipnets.tables import make_table, number_text, percent, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["headline", "metric_tables"]
 
 _FOLD_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "accuracy": ("accuracy", "{:.2%}".format),
-    "balanced_accuracy": ("balanced accuracy", "{:.2%}".format),
+    "accuracy": ("accuracy", percent),
+    "balanced_accuracy": ("balanced accuracy", percent),
     "nll": ("NLL", "{:.4f}".format),
     "macro_auroc": ("macro AUROC", "{:.4f}".format),
 }
@@ -37,7 +37,7 @@ def headline(metrics: Mapping[str, Any]) -> str:
         of_target = f" of {row['name']}" if len(metrics["targets"]) > 1 else ""
         return f"MAE{of_target} {undefined}{_limits(interval, number_text)}"
     low, high = metrics["accuracy_interval"]
-    return f"accuracy {metrics['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%})"
+    return f"accuracy {percent(metrics['accuracy'])}  (95% interval {percent(low)} to {percent(high)})"
 
 
 def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
@@ -53,11 +53,11 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
     low, high = metrics["accuracy_interval"]
     rows = {
         **images_row(metrics),
-        "accuracy": f"{metrics['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%})",
-        "balanced accuracy": f"{metrics['balanced_accuracy']:.2%}",
-        "top-5 accuracy": "" if metrics["top5"] is None else f"{metrics['top5']:.2%}",
+        "accuracy": f"{percent(metrics['accuracy'])}  (95% interval {percent(low)} to {percent(high)})",
+        "balanced accuracy": percent(metrics["balanced_accuracy"]),
+        "top-5 accuracy": "" if metrics["top5"] is None else percent(metrics["top5"]),
         "negative log-likelihood": f"{metrics['nll']:.4f}",
-        "expected calibration error (ECE)": f"{metrics['ece']:.2%}",
+        "expected calibration error (ECE)": percent(metrics["ece"]),
         "macro AUROC": _share(metrics["macro_auroc"], digits=4),
         **selective_rows(metrics),
     }

@@ -21,7 +21,7 @@ from skipnets.evaluation.predictions import read_column_predictions
 from skipnets.evaluation.saving import SavedEvaluation, images_row, interval_or_none, note_tables, or_none
 from skipnets.evaluation.selective import Selective, selective_rows
 from skipnets.probabilities import sigmoid
-from skipnets.tables import make_table, properties_table
+from skipnets.tables import make_table, percent, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -181,7 +181,7 @@ def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
             for name in LABEL_METRICS
         ),
     )
-    rows["all labels of an image right"] = _percent(metrics["exact_match"])
+    rows["all labels of an image right"] = percent(metrics["exact_match"])
     rows["negative log-likelihood"] = _number(metrics["nll"], 4) + " a label"
     rows |= selective_rows(metrics)
     rows["intervals"] = f"bootstrap over {unit}"
@@ -277,7 +277,3 @@ def _range(interval: Sequence[float] | None) -> str:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2%}"

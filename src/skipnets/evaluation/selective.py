@@ -16,7 +16,7 @@ from skipnets.classifier import Classifier
 from skipnets.prediction import SET_SEPARATOR
 from skipnets.probabilities import sigmoid, softmax
 from skipnets.scaling import unscaled
-from skipnets.tables import number_text
+from skipnets.tables import number_text, percent
 
 __all__ = ["Selective", "select", "selective_rows"]
 
@@ -220,7 +220,7 @@ def selective_rows(metrics: Mapping[str, Any]) -> dict[str, str]:
     rows = {}
     several = metrics.get("task") == "multi-label"
     if sets := metrics.get("prediction_sets"):
-        measured = "–" if sets["measured"] is None else f"{sets['measured']:.2%}"
+        measured = percent(sets["measured"])
         covered, noun = ("of an image's labels", "labels") if several else ("covered", "classes")
         rows[f"sets with coverage {sets['coverage']:g}"] = (
             f"{measured} {covered}{_limits(sets['interval'])}, {sets['mean_size']:.2f} {noun} on average"
@@ -232,7 +232,7 @@ def selective_rows(metrics: Mapping[str, Any]) -> dict[str, str]:
             rows[f"intervals{of_target} with coverage {intervals['coverage']:g}"] = (
                 "–"
                 if target["measured"] is None
-                else f"{target['measured']:.2%} covered{_limits(target['interval'])}, "
+                else f"{percent(target['measured'])} covered{_limits(target['interval'])}, "
                 f"{number_text(target['mean_width'])} wide on average"
             )
         if at_once := intervals.get("all"):
@@ -241,12 +241,12 @@ def selective_rows(metrics: Mapping[str, Any]) -> dict[str, str]:
             )
     if rejection := metrics.get("rejection"):
         rows[f"rejected at {rejection['reject']:g}"] = (
-            f"{rejection['rejected']:.2%} of the images{_limits(rejection['interval'])}"
+            f"{percent(rejection['rejected'])} of the images{_limits(rejection['interval'])}"
         )
         right = "all labels right" if several else "accuracy"
         for part in ("kept", "rejected"):
             if (value := rejection.get(f"accuracy_{part}")) is not None:
-                rows[f"{right} where {part}"] = f"{value:.2%}"
+                rows[f"{right} where {part}"] = percent(value)
             if errors := rejection.get(f"mae_{part}"):
                 texts = ["–" if error is None else number_text(error) for error in errors]
                 rows[f"MAE where {part}"] = ", ".join(texts)
@@ -257,4 +257,4 @@ def _limits(interval: Sequence[float] | None) -> str:
     if interval is None:
         return ""
     low, high = interval
-    return f"  (95% interval {low:.2%} to {high:.2%})"
+    return f"  (95% interval {percent(low)} to {percent(high)})"

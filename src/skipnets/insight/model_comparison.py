@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import RenderableType
 
+from skipnets.duration import format_duration
 from skipnets.errors import UserError
 from skipnets.insight.memory import training_memory
 from skipnets.insight.summary import short_count
@@ -24,9 +26,11 @@ from skipnets.models.family import family_of, network_graph
 from skipnets.models.registry import ModelConfig, config_to_dict, model_config
 from skipnets.models.weights.accuracy import published_accuracy
 from skipnets.ops.choices import ChoiceFile, cache_folder, machine
-from skipnets.tables import Display, make_table
+from skipnets.tables import Display, FittingTable
 
 __all__ = ["ComparedModel", "ModelComparison", "compare_models"]
+
+logger = logging.getLogger("skipnets")
 
 _SECONDS, _LEAST_ROUNDS = 1.0, 3
 
@@ -74,7 +78,7 @@ class ModelComparison(Display):
 
     def tables(self) -> list[RenderableType]:
         """One table."""
-        headings = {
+        headings: dict[str, Literal["left", "right"]] = {
             "name": "left",
             "image": "right",
             "parameters": "right",
@@ -98,7 +102,7 @@ class ModelComparison(Display):
             for model in self.models
         ]
         title = f"batches of {self.batch_size}; speed of PyTorch, float32, on {self.device}"
-        return [make_table(headings, rows, title=title)]  # type: ignore[arg-type]
+        return [FittingTable(headings, rows, optional=["source of top-1", "image"], title=title)]
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values for JSON."""
@@ -114,7 +118,8 @@ def compare_models(
     """Compare networks at their default image sizes, newly initialized.
 
     Speeds are measured once for each network, batch size and machine (processor, threads, versions) and kept
-    in the user's cache folder.
+    in the user's cache folder, one by one: an interruption loses none. How many are to be measured is logged,
+    and after the first about how long the others will take.
 
     Args:
         names: Of the registry.
@@ -130,10 +135,19 @@ def compare_models(
     for config in configs:  # Their libraries count as part of the training process, for all alike.
         family_of(config).module()
     speeds = ChoiceFile(cache_folder() / "speeds.json")
+    unknown = [config for config in configs if _known_speed(config, batch_size, speeds) is None]
+    if len(unknown) > 1:
+        logger.info(
+            "measuring %d of %d networks, each for at least %.0f s, and keeping what is measured",
+            *(len(unknown), len(configs), _SECONDS),
+        )
     rows = []
     for number, config in enumerate(configs):
         progress(config.name, number, len(configs))
         rows.append(_row(config, batch_size, speeds))
+        if len(unknown) > 1 and config is unknown[0]:
+            seconds = _expected_seconds(rows[-1], unknown[1:], batch_size)
+            logger.info("the other %d will take about %s", len(unknown) - 1, format_duration(seconds))
     rows.sort(key=lambda row: -(row.top1 or 0))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else machine()
     return ModelComparison(models=tuple(rows), batch_size=batch_size, device=device)
@@ -156,15 +170,34 @@ def _row(config: ModelConfig, batch_size: int, speeds: ChoiceFile) -> ComparedMo
     )
 
 
-def _images_per_second(config: ModelConfig, batch_size: int, speeds: ChoiceFile) -> float:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def _expected_seconds(measured: ComparedModel, others: Sequence[ModelConfig], batch_size: int) -> float:
+    """About how long measuring others takes, if they compute as many multiply-accumulates a second."""
+    per_second = measured.macs * measured.images_per_second
+    passes = [
+        batch_size * sum(macs(network_graph(config), (config.default_size,) * 2)) / per_second
+        for config in others
+    ]
+    return sum(each + max(_SECONDS, _LEAST_ROUNDS * each) for each in passes)
+
+
+def _known_speed(config: ModelConfig, batch_size: int, speeds: ChoiceFile) -> float | None:
+    """Images a second as measured before; None if they were not."""
+    known = speeds.get(_key(config, batch_size))
+    return known if isinstance(known, float) and known > 0 else None
+
+
+def _key(config: ModelConfig, batch_size: int) -> str:
+    """What a speed depends on: network, batch size, device and versions."""
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     fields = json.dumps(config_to_dict(config), sort_keys=True)
     digest = hashlib.sha256(fields.encode()).hexdigest()[:16]
-    key = f"{config.name} {digest} batch {batch_size} {where} | {machine()}"
-    known = speeds.get(key)
-    if isinstance(known, float) and known > 0:
+    return f"{config.name} {digest} batch {batch_size} {where} | {machine()}"
+
+
+def _images_per_second(config: ModelConfig, batch_size: int, speeds: ChoiceFile) -> float:
+    if (known := _known_speed(config, batch_size, speeds)) is not None:
         return known
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(config).eval().to(device)
     images = torch.randn(batch_size, config.in_chans, config.default_size, config.default_size, device=device)
 
@@ -181,5 +214,5 @@ def _images_per_second(config: ModelConfig, batch_size: int, speeds: ChoiceFile)
         while len(seconds) < _LEAST_ROUNDS or sum(seconds) < _SECONDS:
             seconds.append(run())
     speed = batch_size / min(seconds)  # other load only adds to them
-    speeds.put(key, speed)
+    speeds.put(_key(config, batch_size), speed)
     return speed

@@ -13,11 +13,9 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 
 from skipnets.errors import UserError
@@ -29,8 +27,8 @@ from skipnets.models.family import family_of
 from skipnets.models.graph import BlockExecution, Graph
 from skipnets.models.operations import Shape
 from skipnets.models.registry import INPUTS
-from skipnets.tables import Display
-from skipnets.terminal import csv_text, printable, printable_lines
+from skipnets.tables import Display, FittingTable, make_table, properties_table
+from skipnets.terminal import csv_text
 
 MIB = 2**20
 
@@ -107,28 +105,25 @@ class Summary(Display):
         return [layer for layer in self.layers if depth is None or layer.depth <= depth]
 
     def to_rich(self, depth: int | None = None) -> RenderableType:
-        """Three tables for `rich.print`."""
+        """Three tables for `rich.print`. A narrow terminal does without some columns of the first."""
         columns, stage_columns = self._columns(), self._stage_columns()
-        layers = _empty_table(self._headline(), columns)
+        rows, dim = [], []
         around: list[str] = []
-        for layer in self.rows(depth):
-            open_container = layer.parts and (depth is None or layer.depth < depth)
-            cells = [text(layer) for _, _, text in columns]
+        for index, layer in enumerate(self.rows(depth)):
+            if layer.parts and (depth is None or layer.depth < depth):
+                dim.append(index)
             around = around[: layer.depth - 1]
             inner = layer.path.removeprefix(f"{around[-1]}.") if around else layer.path
             around.append(layer.path)
-            indented = "  " * (layer.depth - 1) + printable(inner)
-            # As `Text`, because a name may hold what Rich takes for markup.
-            layers.add_row(*map(Text, (indented, *cells[1:])), style="dim" if open_container else None)
-        stages = _empty_table("\nFeature maps", stage_columns)
-        for stage in self.stages:
-            stages.add_row(*(Text(printable(text(stage))) for _, _, text in stage_columns))
-        totals = Table(title="\nTotals", title_justify="left", show_header=False, box=None, pad_edge=False)
-        totals.add_column(style="bold", no_wrap=True)
-        totals.add_column()
-        for name, value in self._total_lines():
-            totals.add_row(name, Text(value))
-        return Group(layers, stages, totals)
+            rows.append(["  " * (layer.depth - 1) + inner, *(text(layer) for _, _, text in columns[1:])])
+        optional = [name for name in _OPTIONAL if name in _headings(columns)]
+        layers = FittingTable(_headings(columns), rows, optional=optional, title=self._headline(), dim=dim)
+        stages = make_table(
+            _headings(stage_columns),
+            [[text(stage) for _, _, text in stage_columns] for stage in self.stages],
+            title="\nFeature maps",
+        )
+        return Group(layers, stages, properties_table(self._total_lines(), title="\nTotals"))
 
     def tables(self) -> list[RenderableType]:
         """Tables that `print` and notebooks show: stages only; `to_rich` also shows their parts."""
@@ -345,7 +340,12 @@ def _window(layer: Layer) -> str:
 
 
 def _parameters(layer: Layer) -> str:
-    return layer.formula or (f"{layer.parameters:,}" if layer.parameters else "")
+    return f"{layer.parameters:,}" if layer.parameters else ""
+
+
+def _formula(layer: Layer) -> str:
+    """How the number of parameters comes about: "3×3×3×24"."""
+    return layer.formula.partition(" = ")[0]
 
 
 def short_count(count: int) -> str:
@@ -381,13 +381,16 @@ _COLUMNS: tuple[Column, ...] = (
     ("input", False, lambda layer: _shape(layer.input)),
     ("output", False, lambda layer: _shape(layer.output)),
     ("parameters", True, _parameters),
+    ("formula", False, _formula),
     ("MACs", True, lambda layer: short_count(layer.macs)),
     ("saved MiB", True, lambda layer: _mib(layer.kept)),
     ("receptive field", True, lambda layer: _pixels(layer.receptive_field)),
 )
+# What a narrow terminal does without, in this order.
+_OPTIONAL = ("formula", "input", "kind")
 _SHAPE = "shape"
 # Columns of what only a graph tells.
-_OF_GRAPHS = ("step", "receptive field")
+_OF_GRAPHS = ("formula", "step", "receptive field")
 _STAGE_COLUMNS: tuple[Column, ...] = (
     ("stage", False, lambda stage: stage.path),
     (_SHAPE, False, lambda stage: _shape(stage.shape)),
@@ -396,12 +399,8 @@ _STAGE_COLUMNS: tuple[Column, ...] = (
 )
 
 
-def _empty_table(title: str, columns: Sequence[Column]) -> Table:
-    styled = Text(printable_lines(title), style="table.title")  # a name may hold what Rich takes for markup
-    table = Table(title=styled, title_justify="left", box=None, pad_edge=False)
-    for heading, right, _ in columns:
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    return table
+def _headings(columns: Sequence[Column]) -> dict[str, Literal["left", "right"]]:
+    return {heading: "right" if right else "left" for heading, right, _ in columns}
 
 
 def _markdown_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:

@@ -29,7 +29,7 @@ from skipnets.report.pairing import PairedComparison, caveats, holm, matched, ve
 from skipnets.report.reading import evaluated_task
 from skipnets.report.regression_comparison import NumberComparison, compare_numbers
 from skipnets.report.results import Results, read_results
-from skipnets.tables import make_table
+from skipnets.tables import make_table, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +45,7 @@ _TITLES = {
     "macro_f1": "macro F1",
     "macro_auroc": "macro AUROC",
     "nll": "negative log-likelihood",
-    "ece": "expected calibration error (ECE)",
+    "ece": "calibration error (ECE)",
 }
 _PERCENTAGES = ("accuracy", "top5", "balanced_accuracy", "ece")
 
@@ -111,41 +111,40 @@ class Comparison(PairedComparison):
         return asdict(self)
 
     def metric_tables(self) -> list[Table]:
-        """The metrics of all runs side by side."""
+        """The metrics of all runs."""
         return [
             make_table(
-                {"metric": "left", **dict.fromkeys(self.runs, "right")},
+                {"metric": "left", "run": "left", "value": "right", "95% interval": "right"},
                 (
-                    [
-                        _TITLES[each.name],
-                        *map(partial(_format_with_interval, each.name), each.values, each.intervals),
-                    ]
+                    [_TITLES[each.name] if index == 0 else "", run, _format(each.name, value), limits]
                     for each in self.metrics
+                    for index, (run, value, limits) in enumerate(
+                        zip(
+                            self.runs,
+                            each.values,
+                            map(partial(_limits, each.name), each.intervals),
+                            strict=True,
+                        )
+                    )
                 ),
             )
         ]
 
     def difference_table(self, run: str) -> Table:
         """The table of a run's differences from the first."""
-        rows = []
+        title, rows = f"{run} against {self.runs[0]}", []
         for each in self.differences:
             if each.run == run:
-                low, high = (_format(each.metric, end, sign=True) for end in each.interval)
-                verdict = each.verdict
                 if each.only_run_right is not None:
                     only_run, only_first = each.only_run_right, each.only_first_right
-                    verdict += f"  (alone correct on {only_run:,}, alone wrong on {only_first:,})"
+                    title += f": alone correct on {only_run:,} images, alone wrong on {only_first:,}"
                 difference = _format(each.metric, each.difference, sign=True)
-                rows.append([_TITLES[each.metric], difference, f"{low} to {high}", f"{each.p:.3g}", verdict])
+                limits = _limits(each.metric, each.interval, sign=True)
+                rows.append([_TITLES[each.metric], difference, limits, f"{each.p:.3g}", each.verdict])
         return make_table(
-            {
-                f"{run} against {self.runs[0]}": "left",
-                "difference": "right",
-                "95% interval": "right",
-                "p": "right",
-                "": "left",
-            },
+            {"metric": "left", "difference": "right", "95% interval": "right", "p": "right", "": "left"},
             rows,
+            title=title,
         )
 
 
@@ -385,12 +384,12 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
-def _format_with_interval(name: str, value: float, interval: tuple[float, float] | None) -> str:
-    if interval is None:
-        return _format(name, value)
-    return f"{_format(name, value)}  ({_format(name, interval[0])} to {_format(name, interval[1])})"
+def _limits(name: str, interval: tuple[float, float] | None, *, sign: bool = False) -> str:
+    """An interval; a dash where there is none."""
+    return "–" if interval is None else " to ".join(_format(name, end, sign=sign) for end in interval)
 
 
 def _format(name: str, value: float, *, sign: bool = False) -> str:
-    plus = "+" if sign else ""
-    return f"{value:{plus}.2%}" if name in _PERCENTAGES else f"{value:{plus}.4f}"
+    if name in _PERCENTAGES:
+        return percent(value, sign=sign)
+    return f"{value:{'+' if sign else ''}.4f}"

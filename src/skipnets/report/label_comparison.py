@@ -68,6 +68,7 @@ class LabelComparison(PairedComparison):
     def difference_table(self, run: str) -> Table:
         """The table of a run's differences from the first."""
         return difference_table(
+            "label",
             "AUROC",
             self.runs[0],
             run,

@@ -20,7 +20,8 @@ from skipnets.evaluation.reliability import binary_reliability
 from skipnets.report import charts
 from skipnets.report.gallery import Thumbnails
 from skipnets.report.label_results import LabelResults
-from skipnets.report.rendering import area, decimal, share
+from skipnets.report.rendering import area, decimal
+from skipnets.tables import percent
 
 __all__ = ["label_sections"]
 
@@ -32,8 +33,8 @@ _MEANINGS = {
     "auroc": ("Mean AUROC", area, "chance that an image with a label is ranked above one without"),
     "average_precision": ("Mean average precision", decimal, "area under precision over recall"),
     "f1": ("Mean F1", decimal, "at the thresholds of the labels"),
-    "sensitivity": ("Mean sensitivity", share, "share of the images with a label that are found"),
-    "specificity": ("Mean specificity", share, "share of those without it that are left out"),
+    "sensitivity": ("Mean sensitivity", percent, "share of the images with a label that are found"),
+    "specificity": ("Mean specificity", percent, "share of those without it that are left out"),
 }
 
 
@@ -88,7 +89,7 @@ def _tiles(metrics: MultiLabelMetrics) -> list[dict[str, Any]]:
                 else f"{format_value(interval[0])} to {format_value(interval[1])}",
             }
         )
-    exact = {"title": "All labels right", "value": share(metrics.exact), "interval": None}
+    exact = {"title": "All labels right", "value": percent(metrics.exact), "interval": None}
     return [*tiles, {**exact, "meaning": "share of images without any mistake"}]
 
 

@@ -57,9 +57,10 @@ from skipnets.report.label_results import LabelResults, read_label_results
 from skipnets.report.reading import evaluated_task
 from skipnets.report.regression_page import regression_sections
 from skipnets.report.regression_results import RegressionResults, read_regression_results
-from skipnets.report.rendering import area, decimal, render, share
+from skipnets.report.rendering import area, decimal, render
 from skipnets.report.results import Results, read_results
 from skipnets.report.thumbnails import data_uri
+from skipnets.tables import percent
 from skipnets.training.batches import read_batch
 from skipnets.training.config import TrainConfig
 from skipnets.training.curves import headline_name, headline_text, loss_note
@@ -302,7 +303,7 @@ def _division(counts: Mapping[str, int], run: Run) -> str:
 
 def _tiles(results: Results, metrics: Metrics, sample: dict[str, Any]) -> list[dict[str, Any]]:
     """Metrics at the top of the page, each with its interval."""
-    formats = {"percent": share, "number": decimal, "area": area}
+    formats = {"percent": percent, "number": decimal, "area": area}
     tiles = []
     for name, (title, format_name, meaning) in _METRICS.items():
         value = getattr(metrics, name)

@@ -125,6 +125,7 @@ def verdict(p: float, *, better: bool) -> str:
 
 
 def difference_table(
+    noun: str,
     metric: str,
     first: str,
     run: str,
@@ -134,6 +135,7 @@ def difference_table(
     """A table of a run's differences from the first run.
 
     Args:
+        noun: What has a row: "label" or "target".
         metric: What is compared.
         first: Name of the first run.
         run: Name of the run.
@@ -147,10 +149,10 @@ def difference_table(
 
     return make_table(
         {
-            f"{metric} of {run} against {first}": "left",
-            first: "right",
-            run: "right",
-            "difference": "right",
+            noun: "left",
+            "first": "right",
+            "run": "right",
+            "change": "right",
             "95% interval": "right",
             "p": "right",
             "": "left",
@@ -167,6 +169,7 @@ def difference_table(
             ]
             for name, before, after, (low, high), p, judged in rows
         ),
+        title=f"{metric} of {run} against {first}, the first run",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,10 @@ from skipnets.data.listing import counted
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.intervals import Interval
 from skipnets.evaluation.multi_label import draws, group_numbers
+from skipnets.evaluation.regression_evaluation import metric_text
 from skipnets.report.bootstrap import bootstrap_p, spread_interval
 from skipnets.report.pairing import PairedComparison, caveats, difference_table, holm, matched, verdict
 from skipnets.report.regression_results import RegressionResults, read_regression_results
-from skipnets.tables import number_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,6 +73,7 @@ class NumberComparison(PairedComparison):
     def difference_table(self, run: str) -> Table:
         """The table of a run's differences from the first."""
         return difference_table(
+            "target",
             "MAE",
             self.runs[0],
             run,
@@ -80,7 +82,7 @@ class NumberComparison(PairedComparison):
                 for each in self.differences
                 if each.run == run
             ],
-            number_text,
+            partial(metric_text, "mae"),
         )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import jinja2
 
+from skipnets.tables import percent
+
 __all__ = ["area", "decimal", "render", "share"]
 
 
@@ -25,7 +27,7 @@ def render(template: str, **values: Any) -> str:
 
 def share(value: float | None, digits: int = 1) -> str:
     """A share as a percentage; a dash where it is undefined."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}%}"
+    return percent(value, digits)
 
 
 def decimal(value: float | None, digits: int = 3) -> str:

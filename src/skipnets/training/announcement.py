@@ -7,6 +7,7 @@ import torch
 from skipnets.data.augmentation import AUGMENTATIONS
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import channel_word, counted
+from skipnets.duration import format_duration, parse_duration
 from skipnets.models.registry import INPUTS
 from skipnets.tables import as_text, properties_table
 from skipnets.training import budget
@@ -31,12 +32,16 @@ def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
     passes = config.epoch_images / len(dataset.split("train"))
     if passes != 1:
         length += f" (an epoch is {passes:.2g} passes over the training images)"
-    too_short = _is_too_short(prepared, dataset)
-    if not too_short and (seconds := _seconds(prepared, dataset)) is not None:
+    least = _least_seconds(prepared, dataset)
+    if least is None and (seconds := _seconds(prepared, dataset)) is not None:
         length += f"; {end_text(seconds)}"
     lines = {"network": network, "training": length, f"recipe {config.recipe}": _settings(config)}
-    if too_short:
-        lines["note"] = f"a time of {config.time} is too short for that; the run ends as soon as it can"
+    if least is not None:
+        lines["note"] = (
+            f"a time of {config.time} is too short: all this takes about {format_duration(least)}, from the "
+            "start of the run to the end of the evaluation, and is the least that makes sense; epochs that "
+            "no longer fit are left out"
+        )
     return as_text([properties_table(lines)])
 
 
@@ -52,13 +57,16 @@ def _seconds(prepared: Prepared, dataset: ImageDataset) -> float | None:
     return config.epochs * epoch * speed + budget.finish_seconds(test, speed)
 
 
-def _is_too_short(prepared: Prepared, dataset: ImageDataset) -> bool:
-    """Whether the fewest and shortest epochs take longer than the time that is left."""
+def _least_seconds(prepared: Prepared, dataset: ImageDataset) -> float | None:
+    """The least time that the run could be given; None where what it was given is enough."""
     speed, config = prepared.seconds_per_image, prepared.config
-    if prepared.training_ends is None or speed is None:
-        return False
+    if prepared.training_ends is None or speed is None or config.time is None:
+        return None
     epoch = config.epoch_images + budget.VALIDATION_COST * len(dataset.split("val"))
-    return config.epochs * epoch * speed > 1.15 * (prepared.training_ends - budget.clock())
+    training, left = config.epochs * epoch * speed, prepared.training_ends - budget.clock()
+    if training <= 1.15 * left:
+        return None
+    return parse_duration(config.time) - left + training
 
 
 def _device(config: ResolvedConfig) -> str:

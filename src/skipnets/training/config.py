@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -32,6 +33,9 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 BestBy = Literal["accuracy", "balanced-accuracy", "loss", "average-precision", "auroc", "mae", "r2"]
 Recipe = Literal["auto", "speedrun", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
+Augmentation = Literal[
+    "none", "flip", "crop", "crop-flip", "shift", "shift-flip", "resized-crop", "trivial", "rand", "augmix"
+]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=2**20)]  # of a signal, its length
@@ -198,7 +202,7 @@ class TrainConfig:
     freeze: Annotated[int, Field(ge=0)] | None = None
     """Number of stages that keep their weights and statistics, from the stem on: 1 is the stem alone."""
 
-    augmentation: str | None = None
+    augmentation: Augmentation | None = None
     """Augmentation of training images: none, flip, crop, crop-flip, shift, shift-flip, resized-crop, trivial
     (TrivialAugment), rand (RandAugment) or augmix (AugMix). Of volumes the first six; of signals none, crop
     and shift."""
@@ -243,8 +247,8 @@ class TrainConfig:
     """Sizes of the training, validation and test splits where the data does not come split. Default: 0.7,
     0.15 and 0.15, but about 5,000 validation images where that would be more."""
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
-    """Cross-validation: train that many models, each on other images, and join them to one classifier. They
-    share the time, if that is given."""
+    """Cross-validation: train that many models, each on other images, and join them to one classifier. Of a
+    time, the first takes its share, and the others train as many epochs."""
     splits: Path | None = None
     """A splits.csv (path,label,split) to repeat, such as an earlier run's."""
     download: bool = False
@@ -380,7 +384,7 @@ class ResolvedConfig(TrainConfig):
     imbalance: Literal["none", "weighted-loss", "balanced-sampling"]
     ema: Share
     freeze: Annotated[int, Field(ge=0)]
-    augmentation: str
+    augmentation: Augmentation
     mixup: NotNegative
     cutmix: NotNegative
     size: tuple[Side, ...]
@@ -410,15 +414,21 @@ def _complaints(error: ValidationError) -> str:
     return "; ".join(found.values())
 
 
+# What an option is that has no default.
+_MISSING = {"out": " (the folder to write the run to)"}
+
+
 def _complaint(name: str, details: Mapping[str, Any]) -> str:
     if details["type"] == "unexpected_keyword_argument":
         return f"{name}: no such option{near_matches(name, FIELDS)}"
     if details["type"] in ("missing", "missing_argument"):
-        return f"{name}: must be given"
+        return f"{name}: must be given{_MISSING.get(name, '')}"
     if isinstance(complaint := details.get("ctx", {}).get("error"), UserError):
         return str(complaint)  # complete
     right = details["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
     right = right.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    if details["type"] == "literal_error":
+        right += near_matches(str(details["input"]), re.findall("'(.*?)'", details["ctx"]["expected"]))
     return f"{name}={details['input']!r}: {right[0].lower()}{right[1:]}"
 
 

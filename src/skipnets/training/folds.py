@@ -48,8 +48,9 @@ from skipnets.training.config import FIELDS, TrainConfig
 from skipnets.training.extending import extend, extended_config
 from skipnets.training.interruption import resumable
 from skipnets.training.prepare import prepare
+from skipnets.training.progress_lines import end_text
 from skipnets.training.rate_finder import with_found_rate
-from skipnets.training.run import Run, begin, claim
+from skipnets.training.run import Run, begin, claim, write_config
 from skipnets.training.scores import headline_scores
 from skipnets.training.search_time import copies_within
 from skipnets.training.supplied import Supplied
@@ -184,9 +185,27 @@ def _resolved(config: TrainConfig, of_fold: TrainConfig, train_images: int) -> T
     values |= {
         name: getattr(config, name) for name in ("folds", "out", "seed", "splits", "fractions", "time")
     }
-    if of_fold.epoch_images == train_images:
-        values["epoch_images"] = None  # all of them, which are a few more or less in other folds
-    return TrainConfig(**values)
+    return TrainConfig(**_without_whole_passes(values, train_images))
+
+
+def _with_epochs_of_first(run: Run, train_images: int) -> TrainConfig:
+    """The configuration with the epochs that fitted into the first fold's time; run.yaml is written anew.
+
+    Args:
+        run: Whose first fold is complete.
+        train_images: Number of the first fold's training images.
+    """
+    first, config = run.fold(1).config, run.config
+    values = {name: getattr(first, name) for name in ("epochs", "epoch_images", "epoch_plan", "warmup")}
+    changed = dataclasses.replace(config, **_without_whole_passes(values, train_images))
+    if changed != config:
+        write_config(run, changed)
+    return changed
+
+
+def _without_whole_passes(values: dict[str, Any], train_images: int) -> dict[str, Any]:
+    """The values without `epoch_images` where these are all, which are a few more or less in other folds."""
+    return values | {"epoch_images": None} if values["epoch_images"] == train_images else values
 
 
 def _fold_config(config: TrainConfig, fold: Run, number: int) -> TrainConfig:
@@ -232,19 +251,25 @@ def _train_missing(
     Args:
         run: Of all folds, with its resolved configuration.
         folds: Which images each holds out.
-        ends: The time on `budget.clock` at which the last fold must have ended: each gets an equal share of
-            what the folds before it have left. None: all have the epochs of the configuration.
-        warmup: With `ends`, as the user gave it; None lets the recipe choose it for the epochs of each fold.
+        ends: The time on `budget.clock` at which the last fold should have ended. The first gets an equal
+            share of it, which decides its epochs; the others have as many, whatever the clock says, so that
+            all folds can be compared. None: all have the epochs of the configuration.
+        warmup: With `ends`, as the user gave it; None lets the recipe choose it for the epochs of the first.
         train_on: Trains a fold.
         resume: Goes on with a fold; None where there is none to go on with.
         say: Shows a line.
         supplied: What a program hands over beside the configuration.
     """
     config = run.config  # resolved, so that all folds have one network and one preprocessing
+    train_images = 0
     for number, dataset in enumerate(_datasets(folds, config), start=1):
         fold = run.fold(number)
+        if number == 1:
+            train_images = len(dataset.split("train"))
+        elif number == 2 and config.time is not None:
+            config = _with_epochs_of_first(run, train_images)
         if resume is not None and fold.config_file.is_file() and fold.splits.is_file():
-            # Within a time, a fold may have more or fewer epochs than were planned for all.
+            # Until the second fold begins, run.yaml has the epochs that were planned before the first.
             longer = config.time is None and config.epochs != fold.config.epochs
             if longer or not fold.evaluation.exists():
                 say(f"fold {number} of {folds.count}, resumed")
@@ -254,10 +279,17 @@ def _train_missing(
         if fold.folder.exists():  # begun, but interrupted before there was anything to go on with
             shutil.rmtree(fold.folder)
         of_fold = _fold_config(config, fold, number)
-        if ends is not None:
+        started = budget.clock()
+        if ends is not None and number == 1:
             of_fold = dataclasses.replace(of_fold, warmup=warmup)
-            of_fold = _within(of_fold, (ends - budget.clock()) / (folds.count - number + 1))
+            of_fold = _within(of_fold, (ends - started) / folds.count)
         train_on(fold, of_fold, dataset)
+        if ends is not None and number == 1:
+            left = (folds.count - 1) * (budget.clock() - started)
+            say(
+                f"the other folds train as many epochs, {fold.config.epochs}, so that all can be compared; "
+                f"the last {end_text(left)}"
+            )
     with resumable(run):
         join_folds(run, folds, say, supplied.module)
     return run

@@ -36,6 +36,7 @@ from skipnets.training.callbacks import seed_everything
 from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
 from skipnets.training.distillation import Teacher
+from skipnets.training.early_checks import check_options
 from skipnets.training.execution import choose_execution
 from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.recipes import RECIPES, with_recipe
@@ -107,26 +108,13 @@ def prepare(
     if supplied.loss is not None:
         config = dataclasses.replace(config, loss=None)
     given = config
-    if config.time is not None and config.epochs is not None and not config.epoch_plan:
-        raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
-    if config.weights_ignore and config.weights is None:
-        raise UserError(f"weights_ignore={', '.join(config.weights_ignore)}: needs weights")
-    if config.find_lr and config.lr is not None:
-        raise UserError(f"find_lr: must be given without lr={config.lr:g}")
-    if config.whiten_stem and config.weights is not None:
-        raise UserError(
-            f"whiten_stem: must be given without weights={config.weights}, which has its own stem"
-        )
+    check_options(config)
     started = budget.clock() if started is None else started
     train = dataset.split("train")
     if isinstance(train, VolumeDataset):
         config = with_volume_options(config, train)
     elif isinstance(config.size, tuple) and len(config.size) != 2:
         raise UserError(f"size={' '.join(map(str, config.size))}: must be one side, or height and width")
-    if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
-        raise UserError(
-            f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
-        )
     own = None if config.model or config.model_options else _network_of(config.weights)
     if own is not None:
         config = dataclasses.replace(config, model=own.name, model_options=changed_fields(own))

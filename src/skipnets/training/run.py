@@ -277,6 +277,11 @@ def _is_free(folder: Path) -> bool:
     return not names or (run_folder.LOCK in names and names <= _BEGINNINGS)
 
 
+def is_helper() -> bool:
+    """Whether Lightning or torchrun started this process beside the one that writes the run folder."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0
+
+
 def begin(run: Run, config: TrainConfig, write_splits: Callable[[Path], None]) -> None:
     """Write the files that a run begins with; run.yaml comes last, because it marks the folder as a run.
 

@@ -66,7 +66,7 @@ from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.regression import scaled_dataset, target_scales
-from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
+from skipnets.training.run import Row, Run, begin, claim, is_helper, reopen, write_config
 from skipnets.training.scores import headline_scores
 from skipnets.training.search_time import copies_within
 from skipnets.training.speed import check_accelerator, training_device, wrong_devices
@@ -179,13 +179,13 @@ def _train_new(config: TrainConfig, supplied: Supplied, started: float) -> Run:
             )
         _tell_overrun(config, started)
         return run
-    run = Run(config.out) if _is_helper() else claim(config.out)
+    run = Run(config.out) if is_helper() else claim(config.out)
     dims = supplied.dims(config)
     dataset = training_dataset(config) if images is None else given_dataset(config, images, dims=dims)
     prepared = prepare(config, dataset, started=started, supplied=supplied)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
-    if not _is_helper():
+    if not is_helper():
         _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
         _say(announcement(prepared, dataset))
     prepared, search = with_found_rate(prepared, dataset, _say, supplied)
@@ -193,7 +193,7 @@ def _train_new(config: TrainConfig, supplied: Supplied, started: float) -> Run:
         callbacks = [*supplied.callbacks, RatePlot(search, run.rates)]
         supplied = dataclasses.replace(supplied, callbacks=callbacks)
     run = _begin(run, prepared, dataset, supplied)
-    if not _is_helper():
+    if not is_helper():
         _tell_overrun(config, started)
     return run
 
@@ -285,7 +285,7 @@ def _resume(
     devices: int | str | None = None,
 ) -> Run:
     """See `resume`."""
-    run = reopen(folder, complete=epochs is not None) if not _is_helper() else Run(folder)
+    run = reopen(folder, complete=epochs is not None) if not is_helper() else Run(folder)
     check_files(run)
     check_supplied(run.config, supplied)
     with _alone_in(run.folder):
@@ -330,10 +330,10 @@ def _resume_locked(
     check_images(run.splits, dataset)
     prepared = prepare(config, dataset, load_weights=not run.checkpoint.exists(), supplied=supplied)
     before = run.best_epoch if epochs is not None and run.model.exists() else None
-    if epochs is not None and not _is_helper():
+    if epochs is not None and not is_helper():
         extend(run, epochs, _say)
     run = _train_locked(run, prepared, dataset, fresh=False, supplied=supplied)
-    if before is not None and run.best_epoch == before and not _is_helper():
+    if before is not None and run.best_epoch == before and not is_helper():
         _say(f"no better epoch than epoch {before}: the model is unchanged")
     return run
 
@@ -341,7 +341,7 @@ def _resume_locked(
 def _begin(run: Run, prepared: Prepared, dataset: ImageDataset, supplied: Supplied) -> Run:
     """Train a new run in a folder that no other training writes to meanwhile; see `_train_locked`."""
     with _alone_in(run.folder):
-        if not _is_helper():
+        if not is_helper():
             claim(run.folder)  # again: another training may have been faster
         return _train_locked(run, prepared, dataset, fresh=True, supplied=supplied)
 
@@ -358,7 +358,7 @@ def _train_locked(
         fresh: Whether the run folder is yet to be begun.
         supplied: What a program handed over beside the configuration.
     """
-    if not _is_helper():
+    if not is_helper():
         for folder in (run.folder, run.checkpoint.parent):
             remove_orphans(folder, in_use=False)
     config, model = prepared.config, prepared.model
@@ -423,13 +423,13 @@ def _train_locked(
         steps.shares = shares_of(checkpoint, trainer.world_size)
         if (each := steps.shares // trainer.world_size) > 1:
             trainer.accumulate_grad_batches = config.accumulate * each
-            if not _is_helper():
+            if not is_helper():
                 _say(
                     f"the run was started with {steps.shares} processes: each of {trainer.world_size} takes "
                     f"the batches of {each}, so that every step sees the same images as before"
                 )
         data = ImageDataModule(train_images, val_images, prepared.preprocessing, config, shares=steps.shares)
-        if fresh and not _is_helper():
+        if fresh and not is_helper():
             begin(run, config, dataset.write_splits)
             log_configuration(loggers, config)
         with resumable(run), _on_gpu(config.precision):
@@ -458,7 +458,7 @@ def _trainer(
         enable_version_counter=False,
     )
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=config.accelerator,
             **_processes(config),
             strategy=config.strategy,
@@ -481,6 +481,15 @@ def _trainer(
         raise UserError(
             _wrong_device(config) or f"accelerator={config.accelerator}: {one_line(error)}"
         ) from None
+    # A forked process lacks the threads that PyTorch computes with, and would wait for them for ever.
+    # "Compatible with notebooks" are Lightning's launchers that fork.
+    launcher = trainer.strategy.launcher
+    if launcher is not None and launcher.is_interactive_compatible:
+        raise UserError(
+            f"devices={config.devices}: would be forked processes here (as in a notebook), in which PyTorch "
+            "can hang; train in a program with strategy=ddp or ddp_spawn, or on one device"
+        )
+    return trainer
 
 
 def _wrong_device(config: ResolvedConfig) -> str | None:
@@ -683,7 +692,7 @@ def training_dataset(config: TrainConfig) -> ImageDataset:
 
 def _alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the lock of a run folder; the processes that train together hold one."""
-    return contextlib.nullcontext() if _is_helper() else locked(folder)
+    return contextlib.nullcontext() if is_helper() else locked(folder)
 
 
 def _processes(config: ResolvedConfig) -> dict[str, Any]:
@@ -692,11 +701,6 @@ def _processes(config: ResolvedConfig) -> dict[str, Any]:
     if not local:
         return {"devices": config.devices}
     return {"devices": local, "num_nodes": int(os.environ["WORLD_SIZE"]) // local}
-
-
-def _is_helper() -> bool:
-    """Whether Lightning or torchrun started this process beside the one that writes the run folder."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0
 
 
 def _say(line: str) -> None:

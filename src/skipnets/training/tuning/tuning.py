@@ -134,13 +134,13 @@ class Tuning(Display):
             reverse=not self.minimize,
         )[:_SHOWN]
         options = list(dict.fromkeys(name for trial in trials for name in trial.values))
-        columns: dict[str, Any] = {"trial": "right", "state": "left", f"val {self.metric}": "right"}
+        columns: dict[str, Any] = {"trial": "right", "": "left", f"val {self.metric}": "right"}
         table = make_table(
-            columns | dict.fromkeys(options, "right"),
+            columns | {option.replace("_", " "): "right" for option in options},
             [
                 [
                     str(each.number),
-                    each.state,
+                    "" if each.state == "complete" else each.state,
                     _number(each.value),
                     *(_short(each.values.get(o)) for o in options),
                 ]
