@@ -10,7 +10,7 @@ from skipnets.axes import INPUTS, SIDES
 from skipnets.data.volume_augmentation import AUGMENTATIONS_OF
 from skipnets.data.volumes import VolumeDataset
 from skipnets.errors import UserError, near_matches
-from skipnets.training.config import TrainConfig
+from skipnets.training.config import Augmentation, TrainConfig
 from skipnets.training.mirroring import keeps_class_mirrored
 
 __all__ = ["with_volume_options"]
@@ -82,7 +82,7 @@ def _size(config: TrainConfig, train: VolumeDataset) -> tuple[int, ...]:
     return size
 
 
-def _augmentation(train: VolumeDataset) -> str:
+def _augmentation(train: VolumeDataset) -> Augmentation:
     if train.dims == 1:
         return "none"
     return "shift-flip" if keeps_class_mirrored(train) else "shift"
