@@ -252,7 +252,7 @@ CASES = {
     "no devices": (["train", "photos", "--out", "out", "--devices", 0], ["--devices=0: must be a number of"]),
     "a choice that is nearly right": (
         ["train", "photos", "--out", "out", "--fit", "pads"],
-        ["must be one of pad, crop, stretch; did you mean pad?"],
+        ["must be one of pad, crop, stretch, center; did you mean pad?"],
     ),
     "a run within a file": (["train", "photos", "--out", "file/run"], ["--out", "file is not a folder"]),
     "an evaluation in place of a file": (

@@ -20,7 +20,7 @@ def test_the_page_holds_what_was_measured_and_escapes_names(label_run: Run, tmp_
     assert "chosen by the highest F1 score on" in page
     assert "<b>2</b>" not in page
     assert "&lt;b&gt;2&lt;/b&gt;" in page
-    table = page[page.index('class="classes labels"') :]
+    table = page[page.index('class="classes labels stacked"') :]
     assert len(re.findall(r"<tr><th>", table[: table.index("</tbody>")])) == len(LABELS) + 1
     assert page.count("data:image/jpeg") > 4
     assert "best " in page
