@@ -378,7 +378,7 @@ class Classifier(Display):
                 uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1); where the
                 preprocessing has a window, arrays and tensors of any numbers. A folder or a pattern such as
                 "new/*.jpg" stands for the images in it. Of signals and volumes, arrays ((L,) or (L, C),
-                (D, H, W) or (D, H, W, C)) and tensors (channels first) of the input's size.
+                (D, H, W) or (D, H, W, C)) and tensors (channels first).
             top_k: Number of classes in a ranking; a multi-label classifier ranks all labels.
             coverage: Give each image the set of classes that contains the true one with this probability,
                 above 0 and below 1; of a multi-label classifier, the labels that hold this share of an

@@ -45,6 +45,7 @@ def test_rows_say_what_changed_of_each_target() -> None:
         asdict(measure_agreement(outputs, outputs + 0.1, numbers, targets=("age", "grade"), scales=SCALES))
     )
     assert rows == {
-        "int8, age": "changes by 0.2 on average (10.00% of its spread); MAE 0 before, 0.2 after, on 4 images",
-        "int8, grade": "changes by 0.05 on average (10.00% of its spread), on 4 images",
+        "int8, age": "changes by 0.2 on average (10.00% of its standard deviation); MAE 0 before, 0.2 after, "
+        "on 4 images",
+        "int8, grade": "changes by 0.05 on average (10.00% of its standard deviation), on 4 images",
     }

@@ -38,6 +38,7 @@ def test_a_teacher_sees_its_own_normalization_and_speaks_in_the_network_s_order(
     batch = torch.from_numpy(ours.batch([ours.open(image)]))
     expected = classifier.logits(classifier.preprocess([image]))[:, ::-1]
     np.testing.assert_allclose(teacher.outputs(batch).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(teacher.outputs(batch.double()).numpy(), expected, atol=1e-5)
     logits = torch.tensor([[0.1, 0.2, 0.3]], requires_grad=True)
     loss = teacher.blended(torch.tensor(2.0), batch, logits)
     kl = divergence(logits, torch.from_numpy(expected.copy()), 4)

@@ -7,6 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from skipnets.data.sources import open_dataset
+from skipnets.errors import UserError
 from skipnets.models.factory import create_model
 from skipnets.training import TrainConfig
 from skipnets.training.head import fit_head, fit_head_to, fit_labels, fit_numbers
@@ -53,6 +54,12 @@ def test_a_run_fits_its_head_to_the_training_images(tiny: MakeConfig) -> None:
     assert right.float().mean() > 0.9
 
 
+def test_a_head_is_not_fitted_to_random_features(tiny: MakeConfig) -> None:
+    config = tiny(fit_head=True)
+    with pytest.raises(UserError, match=r"^fit_head: needs weights; the features of random ones change"):
+        prepare(config, open_dataset(config.data))
+
+
 def some_features() -> torch.Tensor:
     torch.manual_seed(0)
     features = torch.randn(80, 5)
@@ -79,7 +86,9 @@ def test_each_target_has_the_ridge_regression_of_the_images_of_which_it_is_known
     features = some_features()
     targets = features[:, :2] @ torch.randn(2, 2) + 0.3 * torch.randn(80, 2) + 1
     targets[5:40, 1] = float("nan")
-    weight, bias = fit_numbers(features, targets, 2)
+    targets = torch.cat([targets, torch.full((80, 1), float("nan"))], 1)  # the last one is of no image
+    weight, bias = fit_numbers(features, targets, 3)
+    assert (weight[2].abs().max(), bias[2]) == (0, 0)
     for index in range(2):
         of = torch.isfinite(targets[:, index])
         expected = Ridge(alpha=1e-3 * int(of.sum())).fit(features[of].double(), targets[of, index].double())

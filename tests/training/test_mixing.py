@@ -15,11 +15,10 @@ from tests.helpers.made import made_dataset as dataset
 from torchvision.transforms import v2
 
 from skipnets.classifier import Classifier
-from skipnets.errors import UserError
 from skipnets.models.factory import create_model
 from skipnets.training import Run, train
 from skipnets.training.batches import read_batch
-from skipnets.training.mixing import MixedTargets, TargetMix, make_mix, make_target_mix
+from skipnets.training.mixing import MixedTargets, TargetMix, make_mix, make_target_mix, mixed_batch
 from skipnets.training.multi_label import AsymmetricLoss, LabelLoss, MultiLabelTask
 from skipnets.training.prepare import prepare
 from skipnets.training.regression import NumberLoss, RegressionTask, target_scales
@@ -61,6 +60,25 @@ def test_every_image_is_mixed_of_the_two_whose_targets_it_has(method: str, count
             assert set(image.flatten().tolist()) <= {float(first), float(second)}
     if count > 1:
         assert (mixed.first != mixed.second).all()
+
+
+@pytest.mark.parametrize("method", ["mixup", "cutmix"])
+def test_volumes_are_mixed_and_cut_through_their_depth(method: str) -> None:
+    torch.manual_seed(3)
+    alphas = {"mixup": 0.0, "cutmix": 0.0, method: 1.0}
+    mix, target_mix = make_mix(3, **alphas), make_target_mix(**alphas)
+    assert mix is not None
+    assert target_mix is not None
+    levels = torch.arange(3.0)
+    volumes = levels.view(-1, 1, 1, 1, 1).expand(-1, 2, 4, 8, 6).clone()
+    found, shares = mixed_batch(mix, volumes, torch.arange(3))
+    mixed_volumes, mixed = target_mix(volumes, levels[:, None])
+    for seen, of_each in ((found, shares @ levels), (mixed_volumes, mixed.known[:, 0])):
+        assert type(seen) is torch.Tensor
+        assert seen.shape == volumes.shape
+        torch.testing.assert_close(seen.mean((1, 2, 3, 4)), of_each)
+        assert (seen == seen[:, :1, :1]).all()  # every slice is cut alike
+        assert not torch.equal(seen, volumes)
 
 
 def some_mixture() -> MixedTargets:
@@ -166,9 +184,6 @@ def test_a_run_mixes_looks_for_its_rate_fits_its_head_and_learns_from_a_teacher(
     images = dataset(task)
     settings = config(tmp_path / "run", mixup=5.0, fit_head=True, find_lr=True)
     prepared = prepare(dataclasses.replace(settings, find_lr=False, fit_head=False), images)
-    if task == "regression":
-        with pytest.raises(UserError, match=r"^fit_head: needs weights with numbers to predict"):
-            train(settings, dataset=images)
     scales = target_scales(prepared.config, images.split("train")) if task == "regression" else None
     network = create_model("resnet8_w16", width=4, num_classes=2, in_chans=1)
     with torch.no_grad():
@@ -185,8 +200,7 @@ def test_a_run_mixes_looks_for_its_rate_fits_its_head_and_learns_from_a_teacher(
     )
     teacher.save(tmp_path / "teacher.safetensors")
     path = str(tmp_path / "teacher.safetensors")
-    weights = {"weights": path, "channels": 1} if task == "regression" else {}
-    run: Run = train(dataclasses.replace(settings, teacher=path, **weights), dataset=images)  # type: ignore[arg-type]
+    run: Run = train(dataclasses.replace(settings, teacher=path, weights=path, channels=1), dataset=images)
     assert run.config.lr != prepared.config.lr
     assert run.rates.exists()
     assert np.isfinite(run.rows[0].train_loss)

@@ -114,6 +114,7 @@ def ignoring(outputs: Tensor, targets: Tensor) -> Tensor:
             labeled(GAPS, **LABELED),
             "loss: must leave out labels .*; the loss or its gradient is not finite",
         ),
+        (F.mse_loss, labeled([[0.0]] * 300 + [[1.0]], **NUMBERED), None),
         (nn.CrossEntropyLoss(reduction="none"), labeled(WHOLE, **LABELED), r"not shape \(3,\)"),
         (
             lambda *_: 1.0,

@@ -157,7 +157,8 @@ def test_a_network_of_one_s_own_takes_volumes(tmp_path: Path) -> None:
             logits: Tensor = self.head(self.body(x).relu().mean((2, 3, 4)))
             return logits
 
-    run = train(config(tmp_path / "run", epochs=1), model=Own(), dataset=Blobs(20))
+    mixed = config(tmp_path / "run", epochs=1, mixup=0.2, cutmix=1.0)
+    run = train(mixed, model=Own(), dataset=Blobs(20))
     assert skipnets.load(run, model=Own()).preprocessing.size == SIDES
 
 

@@ -102,7 +102,7 @@ def agreement_rows(agreement: Mapping[str, Any]) -> dict[str, str]:
         )
         errors = "" if before is None else f"; MAE {number_text(before)} before, {number_text(after)} after"
         rows[f"int8, {name}"] = (
-            f"changes by {number_text(change)} on average ({share:.2%} of its spread){errors}, on "
-            f"{agreement['count']:,} images"
+            f"changes by {number_text(change)} on average ({share:.2%} of its standard deviation){errors}, "
+            f"on {agreement['count']:,} images"
         )
     return rows

@@ -237,7 +237,7 @@ def selective_rows(metrics: Mapping[str, Any]) -> dict[str, str]:
             )
         if at_once := intervals.get("all"):
             rows[f"all numbers at once with coverage {intervals['coverage']:g}"] = (
-                f"{at_once['measured']:.2%} covered{_limits(at_once['interval'])}"
+                f"{percent(at_once['measured'])} covered{_limits(at_once['interval'])}"
             )
     if rejection := metrics.get("rejection"):
         rows[f"rejected at {rejection['reject']:g}"] = (

@@ -166,7 +166,7 @@ class TrainConfig:
     """Whether the first convolution starts with filters that whiten patches of the training images (Jordan
     2024, arXiv 2404.00498) instead of random ones. Must be given without weights."""
     fit_head: bool | None = None
-    """Whether the new head is fitted to the features of the initial weights before all layers are trained, so
+    """Whether the new head is fitted to the features of the given weights before all layers are trained, so
     that a random head does not spoil them (Kumar et al. 2022, arXiv 2202.10054)."""
     schedule: Literal["constant", "milestones", "cosine", "linear"] | None = None
     """How the learning rate changes: constant, divided by ten at milestones, or down to zero on a cosine or

@@ -125,7 +125,7 @@ class Teacher:
             pixels = images * std + mean
             if self._resizes:
                 pixels = F.interpolate(pixels, self._size, mode="bilinear", antialias=True)
-            batch = (pixels - own_mean) / own_std
+            batch = ((pixels - own_mean) / own_std).float()  # as its weights are, also in 64-true
             outputs = []
             for member in self._classifier.members:
                 network = member.model.to(batch.device)
@@ -183,7 +183,7 @@ def divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def label_divergence(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL(σ(teacher / T) ‖ σ(logits / T)) , the mean over images and labels: (N, K) twice → ()."""
+    """KL(σ(teacher / T) ‖ σ(logits / T)), the mean over images and labels: (N, K) twice → ()."""
     network, its = logits.float() / temperature, teacher.float() / temperature
     present = its.sigmoid() * (F.logsigmoid(its) - F.logsigmoid(network))
     absent = (-its).sigmoid() * (F.logsigmoid(-its) - F.logsigmoid(-network))

@@ -95,6 +95,8 @@ def fit_labels(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, 
 def fit_numbers(features: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Ridge regression of each target, on the images of which it is known.
 
+    Where it is known of none of these, the target's weights and bias are 0.
+
     Args:
         features: (N, F) of mean 0 and unit variance.
         targets: (N, T), NaN where unknown.
@@ -107,7 +109,8 @@ def fit_numbers(features: Tensor, targets: Tensor, classes: int) -> tuple[Tensor
     bias = features.new_zeros(classes)
     every = features.cpu().double()
     for index, column in enumerate(targets.cpu().double().T):
-        of = torch.isfinite(column)
+        if not (of := torch.isfinite(column)).any():
+            continue
         x, y = every[of], column[of]
         centered = x - x.mean(0)
         penalty = _PENALTY * len(y) * torch.eye(x.shape[1], dtype=x.dtype)

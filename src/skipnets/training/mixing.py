@@ -2,7 +2,7 @@
 
 Zhang et al.: mixup, 2018 (arXiv 1710.09412). Yun et al.: CutMix, 2019 (arXiv 1905.04899).
 
-Shapes: N batch, C channels, H height, W width, K classes, labels or targets.
+Shapes: N batch, C channels, D depth, H height, W width, K classes, labels or targets.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 from typing_extensions import override
 
-__all__ = ["MixedTargets", "TargetMix", "make_mix", "make_target_mix"]
+__all__ = ["MixedTargets", "TargetMix", "make_mix", "make_target_mix", "mixed_batch"]
 
 
 def make_mix(classes: int | None, *, mixup: float, cutmix: float) -> nn.Module | None:
@@ -35,6 +36,20 @@ def make_mix(classes: int | None, *, mixup: float, cutmix: float) -> nn.Module |
         return mixes[0] if mixes else None
     choice: nn.Module = v2.RandomChoice(mixes)
     return choice
+
+
+def mixed_batch(mix: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The mixed images of a batch, and the shares of their labels.
+
+    Args:
+        mix: From `make_mix`.
+        images: (N, C, H, W), or volumes (N, C, D, H, W), of which CutMix cuts boxes through the whole depth.
+        labels: (N,) or, without classes, (N, K).
+    """
+    # Torchvision knows five axes as those of videos.
+    given = images if images.ndim == 4 else tv_tensors.Video(images)
+    mixed, shares = mix(given, labels)
+    return mixed.as_subclass(Tensor), shares
 
 
 def make_target_mix(*, mixup: float, cutmix: float) -> TargetMix | None:
@@ -110,9 +125,9 @@ class TargetMix(nn.Module):
 
     @override
     def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, MixedTargets]:
-        """(N, C, H, W) and (N, K) → the mixed images, and what they are mixed of."""
+        """(N, C, H, W) or (N, C, D, H, W), and (N, K) → the mixed images, and what they are mixed of."""
         # As classes, the positions in the batch come back as shares: which image went into which.
-        mixed, shares = self.mix(images, torch.eye(len(images), device=images.device))
+        mixed, shares = mixed_batch(self.mix, images, torch.eye(len(images), device=images.device))
         own = shares.diagonal()
         partner = (shares - torch.diag(own)).argmax(1)
         return mixed, MixedTargets(first=targets, second=targets[partner], share=own[0])

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from skipnets.data.dataset import ImageDataset
 from skipnets.errors import UserError, one_line
+from skipnets.training.losses import known_mean
 
 __all__ = ["UNKNOWN", "check_loss", "check_metrics", "integer_labels", "known_numbers", "of_known"]
 
@@ -43,9 +44,7 @@ class _KnownMean(nn.Module):
     @override
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N, K) outputs and targets (NaN for unknown) → the mean."""
-        known = torch.isfinite(targets)
-        losses = self.of_each(outputs, targets.nan_to_num())
-        return torch.where(known, losses, 0).sum() / known.sum().clamp(min=1)
+        return known_mean(self.of_each(outputs, targets.nan_to_num()), torch.isfinite(targets))
 
 
 def of_known(loss: Measure, outputs: int) -> Measure:
@@ -79,9 +78,10 @@ def check_loss(loss: Measure, dataset: ImageDataset) -> None:
     Raises:
         UserError: If it fails, does not return one number, or that is NaN where a target is unknown.
     """
-    targets = _some(dataset.split("train").labels)
+    labels = dataset.split("train").labels
     if dataset.regression:  # about as they are scaled
-        targets = (targets - targets.nanmean(0)) / (targets - targets.nanmean(0)).square().nanmean(0).sqrt()
+        labels = (labels - np.nanmean(labels, axis=0)) / np.nanstd(labels, axis=0)
+    targets = _some(labels)
     outputs = torch.zeros_like(targets, requires_grad=True)
     tried = copy.deepcopy(of_known(loss, targets.shape[1]))
     kind = "numbers" if dataset.regression else "labels"

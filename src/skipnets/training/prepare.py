@@ -103,8 +103,8 @@ def prepare(
         supplied: What a program hands over beside the configuration.
     """
     supplied = supplied or Supplied()
-    check_task(supplied, dataset)
     config = _with_task_defaults(with_own_model(config, supplied), dataset)
+    check_task(supplied, dataset)
     if supplied.loss is not None:
         config = dataclasses.replace(config, loss=None)
     given = config
@@ -125,10 +125,10 @@ def prepare(
     networks: tuple[str, ...] = ()
     if automatic and config.model is None and not config.model_options and dataset.dims == 2:
         config, networks = _with_published_weights(config, train)
-    if dataset.regression and config.fit_head and config.weights is None and supplied.model is None:
+    if config.fit_head and config.weights is None and supplied.model is None and load_weights:
         raise UserError(
-            "fit_head: needs weights with numbers to predict; the features of random weights change so much "
-            "in the first steps that numbers fitted to them are far off"
+            "fit_head: needs weights; the features of random ones change so much in the first steps that a "
+            "head fitted to them is far off"
         )
     if own is not None:
         channels = config.channels or own.in_chans
