@@ -19,7 +19,7 @@ from skipnets.errors import UserError
 from skipnets.models.factory import create_model
 from skipnets.training import Run, train
 from skipnets.training.batches import read_batch
-from skipnets.training.mixing import MixedTargets, TargetMix, make_mix, make_target_mix
+from skipnets.training.mixing import MixedTargets, TargetMix, make_mix, make_target_mix, mix_batch
 from skipnets.training.multi_label import AsymmetricLoss, LabelLoss, MultiLabelTask
 from skipnets.training.prepare import prepare
 from skipnets.training.regression import NumberLoss, RegressionTask, target_scales
@@ -41,6 +41,24 @@ def test_what_mixes(alphas: tuple[float, float], kind: type | None) -> None:
     images, targets = mix(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]))
     assert (images.shape, targets.shape) == ((6, 3, 8, 8), (6, 3))
     torch.testing.assert_close(targets.sum(1), torch.ones(6))
+
+
+@pytest.mark.parametrize("method", ["mixup", "cutmix"])
+def test_volumes_are_mixed_as_each_of_their_slices_is(method: str) -> None:
+    mix = make_mix(3, **{"mixup": 0.0, "cutmix": 0.0, method: 1.0})
+    assert mix is not None
+    volumes, labels = torch.rand(4, 2, 3, 8, 6), torch.tensor([0, 1, 2, 0])
+    torch.manual_seed(1)
+    found, shares = mix_batch(mix, volumes, labels)
+    assert type(found) is torch.Tensor
+    for depth in range(3):
+        torch.manual_seed(1)
+        expected, expected_shares = mix(volumes[:, :, depth], labels)
+        assert torch.equal(found[:, :, depth], expected)
+        assert torch.equal(shares, expected_shares)
+    mixed, targets = make_target_mix(mixup=0.5, cutmix=0.0)(volumes, torch.eye(4))  # type: ignore[misc]
+    assert mixed.shape == volumes.shape
+    assert targets.first.shape == (4, 4)
 
 
 @pytest.mark.parametrize("method", ["mixup", "cutmix"])

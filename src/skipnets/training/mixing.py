@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 from typing_extensions import override
 
-__all__ = ["MixedTargets", "TargetMix", "make_mix", "make_target_mix"]
+__all__ = ["MixedTargets", "TargetMix", "make_mix", "make_target_mix", "mix_batch"]
 
 
 def make_mix(classes: int | None, *, mixup: float, cutmix: float) -> nn.Module | None:
@@ -41,6 +42,21 @@ def make_target_mix(*, mixup: float, cutmix: float) -> TargetMix | None:
     """As `make_mix`, for targets of which some may be unknown."""
     mix = make_mix(None, mixup=mixup, cutmix=cutmix)
     return None if mix is None else TargetMix(mix)
+
+
+def mix_batch(mix: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """A mixed batch, of volumes as torchvision mixes videos: CutMix's box goes through all of their depth.
+
+    Args:
+        mix: From `make_mix`.
+        images: (N, C, H, W), or volumes (N, C, D, H, W).
+        targets: As the mix takes them.
+    """
+    if images.ndim != 5:
+        mixed, shares = mix(images, targets)
+        return mixed, shares
+    mixed, shares = mix(tv_tensors.Video(images), targets)
+    return mixed.as_subclass(Tensor), shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +128,7 @@ class TargetMix(nn.Module):
     def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, MixedTargets]:
         """(N, C, H, W) and (N, K) → the mixed images, and what they are mixed of."""
         # As classes, the positions in the batch come back as shares: which image went into which.
-        mixed, shares = self.mix(images, torch.eye(len(images), device=images.device))
+        mixed, shares = mix_batch(self.mix, images, torch.eye(len(images), device=images.device))
         own = shares.diagonal()
         partner = (shares - torch.diag(own)).argmax(1)
         return mixed, MixedTargets(first=targets, second=targets[partner], share=own[0])

@@ -81,7 +81,9 @@ def check_loss(loss: Measure, dataset: ImageDataset) -> None:
     """
     targets = _some(dataset.split("train").labels)
     if dataset.regression:  # about as they are scaled
-        targets = (targets - targets.nanmean(0)) / (targets - targets.nanmean(0)).square().nanmean(0).sqrt()
+        targets = targets - targets.nanmean(0)
+        deviation = targets.square().nanmean(0).sqrt()
+        targets = targets / torch.where(deviation == 0, 1, deviation)
     outputs = torch.zeros_like(targets, requires_grad=True)
     tried = copy.deepcopy(of_known(loss, targets.shape[1]))
     kind = "numbers" if dataset.regression else "labels"

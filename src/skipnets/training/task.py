@@ -25,7 +25,7 @@ from skipnets.models.family import stage_groups
 from skipnets.training.config import ResolvedConfig
 from skipnets.training.distillation import Teacher
 from skipnets.training.losses import named_loss
-from skipnets.training.mixing import make_mix
+from skipnets.training.mixing import make_mix, mix_batch
 from skipnets.training.optimization import (
     layerwise_groups,
     make_optimizer,
@@ -169,7 +169,7 @@ class ClassificationTask(pl.LightningModule):
         pixels, labels, _ = batch
         images, targets = self.normalize(pixels), labels
         if self.mix is not None:
-            images, targets = self.mix(images, labels)
+            images, targets = mix_batch(self.mix, images, labels)
         logits = self(images)
         loss: Tensor = self.loss(logits, targets)
         if self.teacher is not None:

@@ -39,7 +39,7 @@ def with_volume_options(config: TrainConfig, train: VolumeDataset) -> TrainConfi
         UserError: If an option is of images alone, or contradicts the data.
     """
     kind = INPUTS[train.dims]
-    # torchvision mixes images and volumes.
+    # torchvision mixes images and videos, which volumes are like.
     off = _OF_IMAGES if train.dims == 3 else {**_OF_IMAGES, "mixup": 0.0, "cutmix": 0.0}
     for name, nothing in off.items():
         if (value := getattr(config, name)) not in (None, nothing):
