@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import nibabel
@@ -117,6 +120,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
         (np.zeros((5, 5, 5)), 1, r"must be \(L,\) of numbers for a signal"),
         (npy(np.array(["a"])), 1, "of numbers for a signal"),
         (npy(np.zeros((0, 2, 2))), 3, r"not float64 of shape \(0, 2, 2\)"),
+        (npy(np.zeros((2, 2, 12))).replace(b" 12)", b" -2)"), 3, r"not float64 of shape \(2, 2, -2\)"),
         (np.full((2, 2, 2), np.nan), 3, "has values that are not finite"),
         (npy(np.zeros((2, 2, 2, 2))), 3, "has 2 channels where 1 are expected"),
         (npz(a=np.zeros(3), b=np.zeros(3)), 1, r"holds 2 arrays \(a, b\)"),
@@ -148,3 +152,35 @@ def test_pickled_objects_are_never_loaded() -> None:
     np.save(file, np.array([Harm()], dtype=object), allow_pickle=True)
     with pytest.raises(ImageDecodeError, match="not object of shape"):
         read_volume(file.getvalue(), 1)
+
+
+def test_headers_that_inflate_to_much_memory_are_not_read() -> None:
+    """A few kilobytes whose header, or what follows it, claims 16 MiB, or its values far behind it."""
+    claimed = 2**24
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.npy", b"\x93NUMPY\x02\x00" + struct.pack("<I", claimed) + b" " * claimed)
+    plain = nifti()
+    extension = b"\1\0\0\0" + struct.pack("<ii", claimed, 0)
+    extended = gzip.compress(plain[:348] + extension + bytes(claimed - 8), 1)
+    far = bytearray(plain)
+    far[108:112] = struct.pack("<f", 2**26 + 16)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageDecodeError, match="EOF: reading array header"):
+            read_volume_header(archive.getvalue(), 3)
+        assert read_volume_header(extended, 3).sides == (7, 6, 5)
+        with pytest.raises(ImageDecodeError, match="begins its values after 67,108,880 bytes"):
+            read_volume(gzip.compress(far), 3)
+        assert tracemalloc.get_traced_memory()[1] < claimed / 8
+    finally:
+        tracemalloc.stop()
+
+
+def test_extensions_of_nifti_are_passed_over() -> None:
+    image = nibabel.Nifti1Image(BODY, np.eye(4))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"scanned"))
+    expected = BODY.transpose(2, 1, 0)[:, ::-1, ::-1]
+    for data in (image.to_bytes(), nibabel.Nifti2Image.from_image(image).to_bytes()):
+        for stored in (data, gzip.compress(data)):
+            np.testing.assert_array_equal(read_volume(stored, 3).array[..., 0], expected)

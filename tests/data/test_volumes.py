@@ -51,6 +51,14 @@ def test_values_are_scaled_as_a_slow_loop_does() -> None:
     assert labels.tolist() == [position % 2 for position in index.tolist()]
 
 
+@pytest.mark.parametrize("shape", [(3, 7), (2, 4, 5, 6), (2, 4, 5, 5)])
+def test_channels_in_memory_are_last_however_many_there_are(shape: tuple[int, ...]) -> None:
+    values = GENERATOR.integers(0, 9, (4, *shape), dtype=np.int16)
+    found = dataset(values)
+    assert (*found.sides, found.channels) == shape
+    np.testing.assert_array_equal(found.values(1, found.channels).array, values[1])
+
+
 def test_a_file_of_an_array_is_read(tmp_path: Path) -> None:
     signal = GENERATOR.integers(0, 256, 50, dtype=np.uint8)
     preprocessing = Preprocessing((50,), channels=1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from skipnets.insight import Explanation, contact_sheet, explain
 from skipnets.insight.attribution import METHODS, VolumeExplanation, stage_names
 from skipnets.models import create_model, model_config
 from skipnets.models.accounting import Grid
+from skipnets.models.custom import CustomConfig
+from skipnets.models.custom_model import CustomModel
 
 
 def _classifier(name: str, size: int | tuple[int, int] = 32, **fields: object) -> Classifier:
@@ -76,7 +79,7 @@ def _explanation(
 ) -> Explanation:
     return Explanation(
         source="x.png", label="a", probability=1.0, method="gradcam", stage="layer1", image=image,
-        grid=grid, position=position, box=box, input_size=size,
+        grid=grid, positions=(position, position), box=box, input_size=size,
     )  # fmt: skip
 
 
@@ -306,7 +309,7 @@ def test_the_evidence_is_found_where_it_was_put(family: str, tmp_path: Path) -> 
 
     shown = [sample for sample in testing if sample.label != "nothing"][:100]
     found = _explained(classifier, shown)
-    assert found[0].position.step == 8
+    assert found[0].positions[0].step == 8
     contact_sheet([[replace(each, source=each.label)] for each in found[:6]]).save(tmp_path / f"{family}.png")
     # With a value every 8 pixels, a map can place an edge no better than to half of that. The square takes a
     # fifth of the image, with 4 pixels around it less than a third.
@@ -354,7 +357,7 @@ def test_maps_of_volumes_lie_where_the_network_saw_them() -> None:
         shape[number] = len(places[number])
         found = _volume_explanation(
             grid=np.broadcast_to(places[number].reshape(shape), (6, 8, 7)),
-            position=position,
+            positions=(position,) * 3,
             sides=volume.array.shape[:3],
             sizes=preprocessing.size,
             ranges=tuple(
@@ -388,3 +391,58 @@ def test_maps_of_the_last_stage_of_signals_and_volumes_sum_to_the_logit(dims: in
     [[by_pixels]] = explain(classifier, [source], classes=["b"], method="integrated-gradients")
     assert by_pixels.grid.shape == size
     assert contact_sheet([[found, by_pixels]]).width > 3 * 256
+
+
+def test_maps_of_own_networks_with_other_strides_along_each_axis() -> None:
+    class Anisotropic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv3d(1, 1, (1, 2, 4), stride=(1, 2, 4), bias=False)
+            self.head = nn.Linear(1, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(self.body(x).mean((2, 3, 4)))
+            return logits
+
+    size, place = (4, 8, 16), (1, 5, 13)
+    model = Anisotropic()
+    torch.nn.init.ones_(model.body.weight)
+    torch.nn.init.constant_(model.head.weight, 1.0)
+    classifier = Classifier.from_model(
+        CustomModel.around(model, CustomConfig(name="Own", num_classes=2, in_chans=1, dims=3)),
+        classes=["a", "b"],
+        preprocessing=Preprocessing(size, channels=1, window=(0, 1), mean=[0], std=[1]),
+    )
+    volume = np.zeros(size, np.float32)
+    volume[place] = 1
+    [[found]] = explain(classifier, [volume], classes=["b"], stage="body")
+    assert found.grid.shape == (4, 4, 4)
+    # The brightest voxel lies in the cell of the strongest value, and the map is highest beside it.
+    assert isinstance(found, VolumeExplanation)
+    assert all(
+        abs(at - there) < stride for at, there, stride in zip(found.center, place, (1, 2, 4), strict=True)
+    )
+
+
+def test_the_map_of_a_long_signal_takes_as_much_memory_as_the_signal() -> None:
+    length = 200_000
+    about: dict[str, Any] = {
+        "source": "a.npy",
+        "label": "a",
+        "probability": 0.5,
+        "method": "gradcam",
+        "stage": None,
+    }
+    picture: dict[str, Any] = {"image": Image.new("L", (1, 1)), "box": (0, 0, 1, 1), "input_size": (1, 1)}
+    found = VolumeExplanation(
+        **about, **picture, grid=np.arange(512, dtype=np.float32), positions=(Grid(),), sides=(length,),
+        spacing=(1.0,), ranges=((0.0, float(length)),), sizes=(512,),
+    )  # fmt: skip
+    tracemalloc.start()
+    try:
+        whole = found.array()
+        assert tracemalloc.get_traced_memory()[1] < 100 * length
+    finally:
+        tracemalloc.stop()
+    places = np.clip((np.arange(length) + 0.5) * 512 / length - 0.5, 0, 511)
+    np.testing.assert_allclose(whole, places, atol=1e-3)

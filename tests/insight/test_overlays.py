@@ -22,7 +22,7 @@ def _explanation(source: str = "a.png", label: str = "cat", size: tuple[int, int
     grid[6:, 6:] = -5
     return Explanation(
         source=source, label=label, probability=0.5, method="gradcam", stage="layer1",
-        image=Image.new("RGB", size), grid=grid, position=Grid(step=4, start=1.5), box=(0, 0, *size),
+        image=Image.new("RGB", size), grid=grid, positions=(Grid(step=4, start=1.5),) * 2, box=(0, 0, *size),
         input_size=(32, 32),
     )  # fmt: skip
 

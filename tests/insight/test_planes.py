@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from PIL import Image
 
@@ -49,3 +51,17 @@ def test_whatever_a_model_takes_is_shown() -> None:
             (4,) * dims, channels=3 if dims == 2 else 1, window=None if dims == 2 else (0, 60)
         )
         assert isinstance(shown_image(preprocessing, source), Image.Image)
+
+
+def test_a_long_signal_is_drawn_of_few_points_with_every_peak() -> None:
+    signal = np.zeros((2_000_000, 1), np.float32)
+    signal[500_001] = 1
+    tracemalloc.start()
+    try:
+        image = np.asarray(curve_image(signal))
+        assert tracemalloc.get_traced_memory()[1] < 2 * signal.nbytes
+    finally:
+        tracemalloc.stop()
+    columns = np.flatnonzero((image[:120] < 128).any(0))
+    assert len(columns)
+    assert 98 <= columns.min() <= columns.max() <= 102

@@ -5,6 +5,7 @@ H height, W width, C channels.
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ SUFFIXES = (".npy", ".npz")
 _MAGIC = b"\x93NUMPY"
 # The array of this name is the image where a file holds several.
 _NAME = "image"
+# More than the longest header that NumPy takes.
+_HEADER_BYTES = 2**14
 
 
 def is_array(head: bytes) -> bool:
@@ -86,10 +89,16 @@ def opened_array(file: BinaryIO) -> Iterator[tuple[IO[bytes], str]]:
 
 
 def array_shape(opened: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of the array whose bytes begin here."""
-    first = np.lib.format.read_magic(opened) == (1, 0)
+    """Shape and type of the array whose bytes begin here.
+
+    Raises:
+        ValueError: They do not say.
+    """
+    # NumPy reads a header as long as it claims to be before it refuses it: gigabytes, out of a small .npz.
+    head = io.BytesIO(opened.read(_HEADER_BYTES))
+    first = np.lib.format.read_magic(head) == (1, 0)
     read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(opened)
+    shape, _, dtype = read(head)
     return shape, dtype
 
 
@@ -126,7 +135,7 @@ def array_values(array: NDArray[Any], channels: int | None) -> Values:
 
 def _layout(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int | None) -> tuple[int, int, int]:
     """Height, width and channels."""
-    if dtype.kind not in "biuf" or len(shape) not in (2, 3) or 0 in shape:
+    if dtype.kind not in "biuf" or len(shape) not in (2, 3) or min(shape) < 1:
         raise ValueError(
             f"an array {shape} of {dtype}: must be (H, W), (H, W, C) or (C, H, W) of numbers, and not empty"
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import gzip
 import importlib.util
+import io
 import math
 import zlib
 from typing import Any, BinaryIO
@@ -27,6 +28,8 @@ _GZIP = b"\x1f\x8b"
 _THICK = 1.2
 # What lies before a slice of a compressed volume is inflated: at most so many times an image's pixels.
 _IMAGES_INFLATED = 16
+# And what lies between the header of a compressed file and its values: at most so many bytes.
+_BYTES_BEFORE_VALUES = 2**26
 _RIGHT, _FRONT, _HEAD = range(3)  # the axes of a volume in nibabel's "RAS+"
 
 
@@ -41,7 +44,7 @@ def _plain(head: bytes) -> bytes:
     if not head.startswith(_GZIP):
         return head
     try:
-        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(head, 352)
+        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(head, 540)
     except zlib.error:
         return b""
 
@@ -53,7 +56,11 @@ def can_read_nifti() -> bool:
 
 
 def open_nifti(file: BinaryIO) -> tuple[Any, bool]:
-    """Open a NIfTI file with nibabel, which reads its header; and whether it is compressed."""
+    """A NIfTI file as nibabel's image, of which the header is read; and whether it is compressed.
+
+    Raises:
+        ValueError: Its values begin too far behind its header.
+    """
     import nibabel
 
     file.seek(0)
@@ -62,8 +69,12 @@ def open_nifti(file: BinaryIO) -> tuple[Any, bool]:
     compressed = head.startswith(_GZIP)
     stream: Any = gzip.GzipFile(fileobj=file) if compressed else file
     kind: Any = nibabel.Nifti2Image if _plain(head)[4:8] == b"n+2\0" else nibabel.Nifti1Image
-    holder = nibabel.FileHolder(fileobj=stream)
-    return kind.from_file_map({"header": holder, "image": holder}), compressed
+    # Without the header's extensions: nibabel would read as much as they claim, gigabytes when inflated.
+    alone = _plain(head)[: kind.header_class.template_dtype.itemsize]
+    header = kind.header_class.from_fileobj(io.BytesIO(alone))
+    if compressed and header.get_data_offset() > _BYTES_BEFORE_VALUES:
+        raise ValueError(f"begins its values after {header.get_data_offset():,} bytes")
+    return kind(kind.ImageArrayProxy(stream, header.copy()), None, header), compressed
 
 
 class NiftiFile:
@@ -142,7 +153,7 @@ class NiftiFile:
         """Nothing: the file is the caller's."""
 
     def _orientation(self, nibabel: Any) -> tuple[list[int], list[bool]]:
-        found = nibabel.io_orientation(self._image.affine)
+        found = nibabel.io_orientation(self._image.header.get_best_affine())
         if np.isnan(found).any():  # an axis without extent
             return [0, 1, 2], [False] * 3
         axes = [int(np.flatnonzero(found[:, 0] == axis)[0]) for axis in range(3)]

@@ -109,20 +109,23 @@ def read_volume(
         return volume
 
 
-def read_volume_header(source: Source, dims: int, *, max_values: int | None = None) -> VolumeHeader:
+def read_volume_header(
+    source: Source, dims: int, channels: int | None = None, *, max_values: int | None = None
+) -> VolumeHeader:
     """Read the header of a signal or a volume; of a table in CSV, all of it.
 
     Args:
         source: As for `read_volume`.
         dims: Likewise.
+        channels: Likewise, to know them from an array's other axes; another number is no error.
         max_values: Likewise.
 
     Raises:
-        ImageDecodeError: As `read_volume`, but that values are not looked at.
+        ImageDecodeError: As `read_volume`, but that values and the number of channels are not looked at.
     """
     with _one_error(source, max_values):
         if isinstance(source, np.ndarray):
-            volume = _from_array(source, dims, None)
+            volume = _from_array(source, dims, channels)
             return _header(volume, "array")
         with _opened(source) as (file, limit):
             limit = max_values or limit
@@ -132,7 +135,7 @@ def read_volume_header(source: Source, dims: int, *, max_values: int | None = No
             if arrays.is_array(head):
                 with arrays.opened_array(file) as (opened, kind):
                     shape, dtype = arrays.array_shape(opened)
-                sides, count, _ = _arranged(shape, dtype, dims, None)
+                sides, count, _ = _arranged(shape, dtype, dims, channels)
                 check_size(math.prod(shape), limit)
                 return VolumeHeader(
                     sides=sides,
@@ -141,7 +144,7 @@ def read_volume_header(source: Source, dims: int, *, max_values: int | None = No
                     format=kind,
                     spacing=(1.0,) * dims,
                 )
-            return _header(_read(file, dims, None, limit), "CSV")
+            return _header(_read(file, dims, channels, limit), "CSV")
 
 
 def _header(volume: Volume, kind: str) -> VolumeHeader:
@@ -232,7 +235,7 @@ def _arranged(
     shape: tuple[int, ...], dtype: np.dtype[Any], dims: int, channels: int | None
 ) -> tuple[tuple[int, ...], int, bool]:
     """The sides, the number of channels, and whether these are the first axis."""
-    if dtype.kind not in "biuf" or len(shape) not in (dims, dims + 1) or 0 in shape:
+    if dtype.kind not in "biuf" or len(shape) not in (dims, dims + 1) or min(shape) < 1:
         axes = AXES[dims]
         raise ValueError(
             f"must be ({axes}{',' if dims == 1 else ''}) of numbers for a {_kind(dims)}, or have channels as "
@@ -303,7 +306,7 @@ class _NiftiVolume:
         check_size(math.prod(shape), limit)
         self._shape = shape
         tools: Any = nibabel  # which has no types
-        found = tools.io_orientation(self._image.affine)
+        found = tools.io_orientation(self._image.header.get_best_affine())
         # An axis without extent has no direction.
         self._orientation = None if np.isnan(found).any() else found
         proxy = self._image.dataobj

@@ -115,7 +115,8 @@ class VolumeDataset(ImageDataset):
         Raises:
             ImageDecodeError: It cannot be read.
         """
-        return read_volume_header(self.source(index), self.axes)
+        channels = None if self.images is None else self.images.shape[-1]
+        return read_volume_header(self.source(index), self.axes, channels)
 
     def values(self, index: int, channels: int) -> Values:
         """All values of a signal or a volume, in the units of its file.

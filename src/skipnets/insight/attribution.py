@@ -41,6 +41,7 @@ from skipnets.models.operations import Norm
 if TYPE_CHECKING:
     from skipnets.data.decoding import Source
     from skipnets.data.preprocessing import Preprocessing
+    from skipnets.data.volume_files import Volume
     from skipnets.inputs import Images
 
 Method = Literal["gradcam", "integrated-gradients", "occlusion"]
@@ -64,7 +65,7 @@ class Explanation:
         stage: The module whose map it is; None where the map is of the input itself.
         image: The image, upright, at its own resolution.
         grid: (h, w) float32, raw attributions: positive values are evidence for the class, negative against.
-        position: Where the grid's values lie in the network's input.
+        positions: Where the grid's values lie in the network's input, along each of its axes.
         box: (left, top, right, bottom) of the input in the image's pixels.
         input_size: H and W of the network's input.
         value: Of a regression, the predicted number of the target `label`; otherwise None.
@@ -79,7 +80,7 @@ class Explanation:
     stage: str | None
     image: Image.Image
     grid: NDArray[np.float32]
-    position: Grid
+    positions: tuple[Grid, ...]
     box: tuple[float, float, float, float]
     input_size: tuple[int, int]
     value: float | None = None
@@ -92,12 +93,11 @@ class Explanation:
     def map(self) -> NDArray[np.float32]:
         """The grid on the image's own pixels, (height, width) float32; 0 outside the network's input."""
         left, top, right, bottom = self.box
-        rows = _weights(self.image.height, top, bottom, self.input_size[0], self.grid.shape[0], self.position)
-        columns = _weights(
-            self.image.width, left, right, self.input_size[1], self.grid.shape[1], self.position
-        )
-        whole = rows @ self.grid @ columns.T
-        return whole.astype(np.float32, copy=False)
+        whole = self.grid
+        ends = ((self.image.height, top, bottom), (self.image.width, left, right))
+        for axis, (pixels, start, end) in enumerate(ends):
+            whole = _enlarged(whole, axis, pixels, start, end, self.input_size[axis], self.positions[axis])
+        return whole
 
     def resized(self, scale: float) -> Explanation:
         """The explanation with a resized image: enlarge small ones for a smooth map."""
@@ -134,9 +134,8 @@ class VolumeExplanation(Explanation):
         for axis, (side, (start, end), size) in enumerate(
             zip(self.sides, self.ranges, self.sizes, strict=True)
         ):
-            weights = _weights(side, start, end, size, whole.shape[axis], self.position)
-            whole = np.moveaxis(np.tensordot(weights, whole, (1, axis)), 0, axis)
-        return whole.astype(np.float32, copy=False)
+            whole = _enlarged(whole, axis, side, start, end, size, self.positions[axis])
+        return whole
 
     def map(self) -> NDArray[np.float32]:
         """The map of the picture, (height, width) float32."""
@@ -203,9 +202,13 @@ def explain(
     for label in classes or ():
         if label not in classifier.classes:
             raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")
-    module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
+    module_path, positions = (
+        _stage(classifier, stage)
+        if method == "gradcam"
+        else (None, (Grid(),) * classifier.preprocessing.dims)
+    )
     return _explanations(
-        classifier, named_sources(images, classifier.preprocessing), classes, method, module_path, position
+        classifier, named_sources(images, classifier.preprocessing), classes, method, module_path, positions
     )
 
 
@@ -276,13 +279,14 @@ def _explanations(
     classes: Sequence[str] | None,
     method: Method,
     module_path: str | None,
-    position: Grid,
+    positions: tuple[Grid, ...],
 ) -> Iterator[list[Explanation]]:
     # Captum puts hooks on a model, which must not see what other threads predict or explain meanwhile.
     models = [sharing_tensors(member.model.stored()) for member in classifier.members]
     preprocessing = classifier.preprocessing
     for name, source in images:
-        opened = preprocessing.open(source) if preprocessing.dims == 2 else source
+        is_image = preprocessing.dims == 2
+        opened: Any = preprocessing.open(source) if is_image else preprocessing.open_volume(source)
         batch = preprocessing.batch([opened])
         answers, logits = classifier.outputs(batch)[0], classifier.logits(batch)[0]
         is_number = classifier.task == "regression"
@@ -302,11 +306,11 @@ def _explanations(
                 "method": method,
                 "stage": module_path,
                 "grid": np.mean(grids_of_models, axis=0) * (1 if raised else -1),
-                "position": position,
+                "positions": positions,
                 "value": float(answers[target]) if is_number else None,
                 "raised": raised,
             }
-            of_kind = _of_image if preprocessing.dims == 2 else _of_volume
+            of_kind: Any = _of_image if is_image else _of_volume
             explanations.append(of_kind(preprocessing, opened, about))
         yield explanations
 
@@ -321,8 +325,7 @@ def _of_image(preprocessing: Preprocessing, opened: Any, about: dict[str, Any]) 
     )
 
 
-def _of_volume(preprocessing: Preprocessing, source: Source, about: dict[str, Any]) -> VolumeExplanation:
-    volume = preprocessing.open_volume(source)
+def _of_volume(preprocessing: Preprocessing, volume: Volume, about: dict[str, Any]) -> VolumeExplanation:
     values, sides = shown_values(preprocessing, volume), volume.array.shape[:-1]
     axes = preprocessing.volume_axes(sides, volume.spacing)
     ranges = tuple(
@@ -393,7 +396,7 @@ def _attribute(
     return grid
 
 
-def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
+def _stage(classifier: Classifier, stage: str) -> tuple[str, tuple[Grid, ...]]:
     """The module of a named stage, and the positions of its map's values in the input."""
     size = classifier.preprocessing.size
     if (layers := _layers(classifier)) is not None:
@@ -407,7 +410,7 @@ def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
         raise UserError(f"stage={stage}: must be auto or one of {', '.join(stages)}")
     path, value = stages[stage]
     _check_locates(stage, shapes[value][1:], size)
-    return path, grids(graph)[value]
+    return path, (grids(graph)[value],) * len(size)
 
 
 def _check_locates(stage: str, shape: tuple[int, ...], size: tuple[int, ...]) -> None:
@@ -419,7 +422,9 @@ def _check_locates(stage: str, shape: tuple[int, ...], size: tuple[int, ...]) ->
         )
 
 
-def _layer(layers: dict[str, tuple[int, ...]], size: tuple[int, ...], stage: str) -> tuple[str, Grid]:
+def _layer(
+    layers: dict[str, tuple[int, ...]], size: tuple[int, ...], stage: str
+) -> tuple[str, tuple[Grid, ...]]:
     """As `_stage`, of a network without a graph: its maps are taken to lie in the middle of the input.
 
     Args:
@@ -439,32 +444,43 @@ def _layer(layers: dict[str, tuple[int, ...]], size: tuple[int, ...], stage: str
         raise UserError(f"stage={stage}: must be auto or one of {listed(layers, 12)}")
     shape = layers[stage]
     _check_locates(stage, shape, size)
-    step = max(round(size[0] / shape[0]), 1)
-    return stage, Grid(step=step, start=((size[0] - 1) - (shape[0] - 1) * step) / 2)
+    return stage, tuple(_centered(side, values) for side, values in zip(size, shape, strict=True))
 
 
-def _weights(
-    pixels: int, start: float, end: float, input_pixels: int, values: int, position: Grid
+def _centered(side: int, values: int) -> Grid:
+    """Positions of so many values in the middle of an axis of the input."""
+    step = max(round(side / values), 1)
+    return Grid(step=step, start=((side - 1) - (values - 1) * step) / 2)
+
+
+def _enlarged(
+    grid: NDArray[np.float32],
+    axis: int,
+    pixels: int,
+    start: float,
+    end: float,
+    input_pixels: int,
+    position: Grid,
 ) -> NDArray[np.float32]:
-    """(pixels, values): weight of each value of the grid at each pixel of the image, along one axis.
+    """The grid at each pixel of the image along one axis, interpolated; 0 outside the network's input.
 
     Args:
+        grid: With any axes.
+        axis: The one that is interpolated.
         pixels: Number of pixels of the image.
         start: Where the input begins in the image.
         end: Where the input ends in the image.
         input_pixels: Number of pixels of the input.
-        values: Number of values of the grid.
-        position: Where the values lie in the input.
+        position: Where the grid's values lie in the input.
     """
+    values = grid.shape[axis]
     scale = input_pixels / (end - start)
     in_input = (np.arange(pixels) + 0.5 - start) * scale - 0.5
     in_grid = np.clip((in_input - position.start) / position.step, 0, values - 1)
     low = np.minimum(in_grid.astype(np.int64), max(values - 2, 0))
     share = (in_grid - low).astype(np.float32)
-    weights = np.zeros((pixels, values), np.float32)
-    everywhere = np.arange(pixels)
-    weights[everywhere, low] = 1 - share
-    weights[everywhere, np.minimum(low + 1, values - 1)] += share
     seen = (in_input > -0.5) & (in_input < input_pixels - 0.5)
-    weights[~seen] = 0
-    return weights
+    along = tuple(pixels if each == axis else 1 for each in range(grid.ndim))
+    enlarged = grid.take(low, axis) * np.where(seen, 1 - share, 0).reshape(along)
+    enlarged += grid.take(np.minimum(low + 1, values - 1), axis) * np.where(seen, share, 0).reshape(along)
+    return enlarged.astype(np.float32, copy=False)

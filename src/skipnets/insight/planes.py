@@ -21,6 +21,8 @@ _LONGEST = 192  # pixels of a volume's longest side
 _GAP = 6
 _TEXT = 90, 56  # pixels of the text beside the planes
 _WIDTH, _HEIGHT, _BAND = 400, 240, 24  # pixels of a signal, and of each of its channels at least
+_SCALE = 2  # curves are drawn larger and reduced, for smooth lines
+_MOST_POINTS = 10_000
 _SIDES = ("depth", "height", "width")
 
 
@@ -115,18 +117,29 @@ def _corners(pixels: tuple[int, int, int]) -> list[tuple[int, int]]:
 
 def curve_image(values: NDArray[np.float32]) -> Image.Image:
     """The curves of a signal (L, C) with values from 0 to 1, one channel below the other; in gray."""
-    length, channels = values.shape
+    channels = values.shape[1]
     band = max(_HEIGHT // channels, _BAND)
-    scale = 2  # drawn larger and reduced, for smooth lines
+    scale = _SCALE
     image = Image.new("L", (scale * _WIDTH, scale * band * channels), 255)
     draw = ImageDraw.Draw(image)
-    x = (np.arange(length) + 0.5) * scale * _WIDTH / length
     for channel in range(channels):
         low, high = float(values[:, channel].min()), float(values[:, channel].max())
-        level = (values[:, channel] - low) / ((high - low) or 1)
+        points = _outline(values[:, channel])
+        x = (np.arange(len(points)) + 0.5) * scale * _WIDTH / len(points)
+        level = (points - low) / ((high - low) or 1)
         y = scale * band * (channel + 0.94 - 0.88 * level)
         draw.line(list(zip(x.tolist(), y.tolist(), strict=True)), fill=0, width=scale + 1, joint="curve")
     return image.resize((_WIDTH, band * channels), Image.Resampling.LANCZOS)
+
+
+def _outline(curve: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The points of a curve (L,); of a long one the lowest and the highest of each part that is a pixel."""
+    parts = _SCALE * _WIDTH
+    if len(curve) <= _MOST_POINTS:
+        return curve
+    starts = np.linspace(0, len(curve), parts, endpoint=False).astype(np.int64)
+    ends = np.minimum.reduceat(curve, starts), np.maximum.reduceat(curve, starts)
+    return np.stack(ends, axis=1).ravel()
 
 
 def curve_map(values: NDArray[np.float32], height: int) -> NDArray[np.float32]:

@@ -365,7 +365,7 @@ class Service:
             image.file.seek(0)
             if not is_array(image.file.read(300)):  # the lines of a table take many times their size
                 raise ImageDecodeError("image: must be a signal in a .npy or .npz file")
-        header = read_volume_header(source, preprocessing.dims, max_values=limit)
+        header = read_volume_header(source, preprocessing.dims, preprocessing.channels, max_values=limit)
         resized = [axis.resized for axis in preprocessing.volume_axes(header.sides, header.spacing)]
         places = max(map(math.prod, (header.sides, resized, preprocessing.size)))
         size = _BYTES_OF_VALUE * places * header.channels
