@@ -125,7 +125,11 @@ def test_an_own_network_is_its_own_baseline(tmp_path: Path) -> None:
 def test_an_own_network_that_cannot_be_exported_is_timed_in_pytorch(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    table = compare_speeds(own(Deciding(3)), batch_sizes=[1], seconds=0, compiled=False, int8=False)
+    threads = torch.get_num_threads()
+    table = compare_speeds(
+        own(Deciding(3)), batch_sizes=[1], seconds=0, threads=threads + 1, compiled=False, int8=False
+    )
+    assert torch.get_num_threads() == threads
     assert [row.candidate for row in table.rows] == ["as trained, eager", "as trained, eager, channels_last"]
     assert "ONNX Runtime and OpenVINO are left out: export: Deciding cannot be traced" in caplog.text
 

@@ -9,11 +9,12 @@ Shapes: N batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -184,32 +185,35 @@ def compare_speeds(
         raise UserError(f"seconds={seconds}: must be at least 0")
     check_at_least_1(threads=threads)
     threads = threads or usable_cores()
-    # PyTorch has the weights that the other runtimes are made of; an export runs in its own.
-    runtime = "auto" if isinstance(model, str | os.PathLike) and export_format(model) is not None else "torch"
-    classifier = as_classifier(model, runtime=runtime, device="cpu", threads=threads)
-    if classifier.export is not None:
-        candidates = [exported_candidate(classifier)]
-    else:
-        candidates = candidates_for(
-            classifier,
-            threads=threads,
-            compiled=compiled,
-            int8=int8,
-            calibration=calibration,
+    with _threads_restored():
+        # PyTorch has the weights that the other runtimes are made of; an export runs in its own.
+        runtime = (
+            "auto" if isinstance(model, str | os.PathLike) and export_format(model) is not None else "torch"
         )
-    total_macs = _macs(classifier)
-    rate = _sgemm_rate(threads)
-    rows = [
-        row
-        for size in batch_sizes
-        for row in _measure(
-            candidates,
-            classifier,
-            size,
-            seconds=seconds,
-            limit=None if total_macs is None else total_macs * size / rate,
-        )
-    ]
+        classifier = as_classifier(model, runtime=runtime, device="cpu", threads=threads)
+        if classifier.export is not None:
+            candidates = [exported_candidate(classifier)]
+        else:
+            candidates = candidates_for(
+                classifier,
+                threads=threads,
+                compiled=compiled,
+                int8=int8,
+                calibration=calibration,
+            )
+        total_macs = _macs(classifier)
+        rate = _sgemm_rate(threads)
+        rows = [
+            row
+            for size in batch_sizes
+            for row in _measure(
+                candidates,
+                classifier,
+                size,
+                seconds=seconds,
+                limit=None if total_macs is None else total_macs * size / rate,
+            )
+        ]
     return SpeedTable(
         model=str(classifier.path or classifier.architecture["name"]),
         size=classifier.preprocessing.size,
@@ -310,12 +314,21 @@ def _sgemm_rate(threads: int) -> float:
     """Multiply-accumulates per second in a float32 matrix product of 2048 × 2048, the best of ten."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with _threads_restored():
+        torch.set_num_threads(threads)
         size = 2048
         left, right = torch.rand(size, size), torch.rand(size, size)
         timing = alternate({"sgemm": lambda: torch.mm(left, right)}, rounds=10)["sgemm"]
         return size**3 / min(timing.seconds)
+
+
+@contextlib.contextmanager
+def _threads_restored() -> Iterator[None]:
+    """Give PyTorch as many threads afterwards as it had: what a caller computes then depends on them."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
