@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import INPUTS
 from skipnets.data.listing import channel_word
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import CLASS_NOUNS, MODEL_NOUNS, Description, Task
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import checked_batch, empty_batch, named_sources, readable
-from skipnets.models.registry import INPUTS, config_to_dict
+from skipnets.models.registry import config_to_dict
 from skipnets.opening import OpenedModel, describe, open_model
 from skipnets.origin import Origin
 from skipnets.prediction import Prediction, RegressionPrediction

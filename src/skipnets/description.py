@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, get_args
 
 import numpy as np
 
+from skipnets.axes import INPUTS
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError, one_line
-from skipnets.models.registry import INPUTS, config_from_dict, config_to_dict
+from skipnets.models.registry import config_from_dict, config_to_dict
 from skipnets.runtimes.graph_format import EXPORT_FORMATS
 from skipnets.runtimes.runtime import InputType, NoFeaturesError
 from skipnets.scaling import TargetScale, common_scales

@@ -100,7 +100,9 @@ def test_arrays_with_their_channels_last_or_first(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(page, 1).array[:, 0], np.arange(9))
 
 
-@pytest.mark.parametrize("text", ["\ufefft,v\n0,1.5\n1,-2\n", "0;1.5\r\n1;-2\r\n", "t\tv\n\n0\t1.5\n1\t-2"])
+@pytest.mark.parametrize(
+    "text", ["\ufefft,v\n0,1.5\n1,-2\n", "0;1.5\r\n1;-2\r\n", "t\tv\n\n0\t1.5\n1\t-2", ",0\n0,1.5\n1,-2"]
+)
 def test_tables_of_signals(text: str) -> None:
     np.testing.assert_array_equal(read_volume(text.encode(), 1, 2).array, [[0, 1.5], [1, -2]])
     header = read_volume_header(text.encode(), 1)
@@ -131,6 +133,8 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
         (b"t,v\n", 1, "holds no numbers"),
         (b"t,v\n0,1\n2,x\n", 1, "could not convert string 'x'"),
         (b"0,1\n2\n", 1, "number of columns"),
+        (b"1.5,?\n2,3\n", 1, r"could not convert string '\?'"),  # a bad number, not names
+        (b"1.5,\n2,3\n", 1, "could not convert string ''"),
         (b"GIF89a", 3, r"not a volume in a known format \(.npy, .npz, .nii, .nii.gz\)"),
         (tmp_path, 3, "not a file"),
         (tmp_path / "no.npy", 3, "no.npy: no such file"),

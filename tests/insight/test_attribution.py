@@ -340,8 +340,8 @@ def test_the_map_of_an_ensemble_is_the_mean_of_its_networks_maps(method: str) ->
 
 def _volume_explanation(**fields: object) -> VolumeExplanation:
     about = {"source": "a.npy", "label": "a", "probability": 0.5, "method": "gradcam", "stage": "layer1"}
-    picture = {"image": Image.new("L", (1, 1)), "box": (0, 0, 1, 1), "input_size": (1, 1)}
-    return VolumeExplanation(**about, **picture, spacing=(2, 1, 1), **fields)  # type: ignore[arg-type]
+    shown = {"image": Image.new("L", (1, 1)), "box": (0, 0, 1, 1), "input_size": (1, 1)}
+    return VolumeExplanation(**about, **shown, spacing=(2, 1, 1), **fields)  # type: ignore[arg-type]
 
 
 def test_maps_of_volumes_lie_where_the_network_saw_them() -> None:

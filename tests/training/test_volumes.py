@@ -120,7 +120,7 @@ def test_what_takes_images_alone_says_so(volume_run: Run, tmp_path: Path) -> Non
         ({"augmentation": "trivial"}, "augmentation='trivial': must be one of none, flip, .* for volumes"),
         ({"size": (8, 8)}, "size=8 8: must be one number, or depth, height and width"),
         ({"channels": 3}, "channels=3: must be left out or 1, as the volumes are"),
-        ({"whiten_stem": True}, "whiten_stem=True: is of images"),
+        ({"whiten_stem": True}, "whiten_stem=True: must be left out with volumes"),
     ):
         with pytest.raises(UserError, match=message):
             train(config(tmp_path / "run", **options), model=network(3), dataset=Blobs(8))

@@ -257,13 +257,21 @@ def _table(file: BinaryIO, limit: int) -> NDArray[np.float64]:
     """(L, C) numbers of a table in CSV, whose first line may hold names; one line alone is a signal."""
     lines = [line for line in file.read().decode("utf-8-sig").splitlines() if line.strip()]
     delimiter = next((mark for mark in _DELIMITERS if lines and mark in lines[0]), ",")
-    if lines and any(not _is_number(cell) for cell in lines[0].split(delimiter)):
+    if lines and _are_names(lines[0].split(delimiter)):
         del lines[0]
     if not lines:
         raise ValueError("holds no numbers")
     check_size(len(lines) * (lines[0].count(delimiter) + 1), limit)
     values: NDArray[np.float64] = np.loadtxt(lines, delimiter=delimiter, ndmin=2, comments=None)
     return values.T if len(values) == 1 else values
+
+
+def _are_names(cells: list[str]) -> bool:
+    """Whether a line names columns. One bad number among others does not: passing it over would shift a signal."""
+    first, *others = (cell.strip() for cell in cells)
+    if not first and others == [str(number) for number in range(len(others))]:
+        return True  # as pandas writes columns without names, behind those of rows
+    return not any(_is_number(cell) for cell in cells)
 
 
 def _is_number(cell: str) -> bool:

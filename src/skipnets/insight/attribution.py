@@ -111,8 +111,8 @@ class Explanation:
 class VolumeExplanation(Explanation):
     """How much each part of a signal or a volume contributes to a class.
 
-    `image` is a picture of it (`skipnets.insight.planes`), and `map` what lies over that; `array` is the map
-    of all of it. The grid is (l,) or (d, h, w).
+    `image` shows three of its planes or its curve (`skipnets.insight.planes`), and `map` is what lies over
+    that; `array` is the map of all of it. The grid is (l,) or (d, h, w).
 
     Attributes:
         sides: (L,) or (D, H, W) of the signal or volume itself.
@@ -138,7 +138,7 @@ class VolumeExplanation(Explanation):
         return whole
 
     def map(self) -> NDArray[np.float32]:
-        """The map of the picture, (height, width) float32."""
+        """The part of the map that `image` shows, (height, width) float32."""
         whole = self.array()
         if len(self.sides) == 1:
             seen = curve_map(whole, self.image.height)
@@ -149,7 +149,7 @@ class VolumeExplanation(Explanation):
         return np.asarray(Image.fromarray(seen).resize(self.image.size, Image.Resampling.BILINEAR))
 
     def resized(self, scale: float) -> VolumeExplanation:
-        """The explanation with a resized picture."""
+        """The explanation with a resized image."""
         return replace(self, image=resized(self.image, scale))
 
 

@@ -1,6 +1,6 @@
-"""Pictures of signals and volumes: three planes of a volume, the curves of a signal.
+"""Images that show signals and volumes: three planes of a volume, the curves of a signal.
 
-L length, D depth, H height, W width, C channels; h height, w width of a picture.
+L length, D depth, H height, W width, C channels; h height, w width of such an image.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def curve_map(values: NDArray[np.float32], height: int) -> NDArray[np.float32]:
 
     Args:
         values: (L,).
-        height: Of the picture, in pixels.
+        height: Of the image, in pixels.
     """
     line = Image.fromarray(np.ascontiguousarray(values[None], dtype=np.float32))
     row = np.asarray(line.resize((_WIDTH, 1), Image.Resampling.BILINEAR))

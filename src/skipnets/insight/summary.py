@@ -18,6 +18,7 @@ from typing import Any, Literal
 from rich.console import Group, RenderableType
 from torch import nn
 
+from skipnets.axes import INPUTS
 from skipnets.errors import UserError
 from skipnets.insight.layers import Layer, layers
 from skipnets.insight.module_layers import module_layers
@@ -26,7 +27,6 @@ from skipnets.models.accounting import FLOAT_BYTES, kept_bytes, steps
 from skipnets.models.family import family_of
 from skipnets.models.graph import BlockExecution, Graph
 from skipnets.models.operations import Shape
-from skipnets.models.registry import INPUTS
 from skipnets.tables import Display, FittingTable, make_table, properties_table
 from skipnets.terminal import csv_text
 

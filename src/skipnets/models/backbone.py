@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, Ty
 import torch
 from torch import Tensor, nn
 
+from skipnets.axes import AXES, INPUTS
 from skipnets.errors import UserError
 from skipnets.models.family import family_of, network_graph
 from skipnets.models.layers import (
@@ -26,8 +27,6 @@ from skipnets.models.layers import (
 from skipnets.models.operations import norm_eps, norm_groups
 from skipnets.models.registry import (
     ACTIVATED_NORMS,
-    AXES,
-    INPUTS,
     BlockActivation,
     ModelConfig,
     Norm,

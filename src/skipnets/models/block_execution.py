@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from skipnets.axes import AXES
 from skipnets.errors import UserError, listed, near_matches
 from skipnets.models.backbone import check_input
 from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, DenseNet, Transition
 from skipnets.models.graph import BLOCK_EXECUTIONS, ExecutionPolicy
 from skipnets.models.rdnet import RDNet, RDNetBlock
-from skipnets.models.registry import AXES
 from skipnets.models.residual_execution import (
     MemoryEfficientBasicBlock,
     MemoryEfficientBottleneckBlock,

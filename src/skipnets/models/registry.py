@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from skipnets.axes import AXES as AXES
-from skipnets.axes import INPUTS as INPUTS
 from skipnets.errors import UserError, near_matches
 
 Stem = Literal["imagenet", "stride1", "small", "cifar", "deep", "tiered"]

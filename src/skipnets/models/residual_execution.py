@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from skipnets.axes import AXES
 from skipnets.models.backbone import check_input
-from skipnets.models.registry import AXES
 from skipnets.models.resnet import BasicBlock, BottleneckBlock, PadShortcut, ResNet
 from skipnets.models.switched_module import NATIVE_KERNELS, SwitchedModule, measure_network
 from skipnets.ops import guards

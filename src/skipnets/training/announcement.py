@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from skipnets.axes import INPUTS
 from skipnets.data.augmentation import AUGMENTATIONS
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import channel_word, counted
 from skipnets.duration import format_duration, parse_duration
-from skipnets.models.registry import INPUTS
 from skipnets.tables import as_text, properties_table
 from skipnets.training import budget
 from skipnets.training.config import ResolvedConfig

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from skipnets.axes import INPUTS
 from skipnets.classifier import describe
 from skipnets.data.augmentation import find_augmentation
 from skipnets.data.dataset import ImageDataset
@@ -28,7 +29,7 @@ from skipnets.machine import usable_cores
 from skipnets.models.backbone import Backbone
 from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
-from skipnets.models.registry import INPUTS, REGISTRY, ModelConfig, config_from_dict, model_config
+from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
 from skipnets.models.weights import is_cached, network_of
 from skipnets.training import budget
 from skipnets.training.auto import PRETRAINED

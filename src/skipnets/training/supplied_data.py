@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from skipnets.axes import AXES, INPUTS
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import Listing, counted
 from skipnets.data.splits import SPLITS, find_shares
@@ -21,7 +22,6 @@ from skipnets.data.splitting import deal_out
 from skipnets.data.volumes import VolumeDataset
 from skipnets.errors import UserError, listed
 from skipnets.machine import available_memory
-from skipnets.models.registry import AXES, INPUTS
 from skipnets.training.config import TrainConfig
 
 __all__ = ["Images", "Samples", "as_dataset", "given_dataset"]

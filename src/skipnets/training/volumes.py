@@ -42,7 +42,7 @@ def with_volume_options(config: TrainConfig, train: VolumeDataset) -> TrainConfi
     off = _OF_IMAGES if train.dims == 3 else {**_OF_IMAGES, "mixup": 0.0, "cutmix": 0.0}
     for name, nothing in off.items():
         if (value := getattr(config, name)) not in (None, nothing):
-            raise UserError(f"{name}={value}: is of images; it must be left out with {kind}")
+            raise UserError(f"{name}={value}: must be left out with {kind}; it is for images")
     known = AUGMENTATIONS_OF[train.dims]
     if config.augmentation is not None and config.augmentation not in known:
         near = near_matches(config.augmentation, known)
