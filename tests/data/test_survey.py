@@ -79,3 +79,17 @@ def test_mixed_depths_are_a_warning(tmp_path: Path) -> None:
             Image.fromarray(np.full((8, 8), 99, dtype)).save(folder / f"{number}.png")
     found = survey(open_dataset(tmp_path), "scans")
     assert any(warning.startswith("images of 8 and 16 bits are mixed") for warning in found.warnings)
+
+
+@pytest.mark.parametrize(("bands", "said"), [(13, False), (20, True)])
+def test_arrays_that_may_be_volumes_are_said_to_be_read_as_images(
+    tmp_path: Path, bands: int, said: bool
+) -> None:
+    generator = np.random.default_rng(0)
+    for index in range(6):
+        folder = tmp_path / "ab"[index % 2]
+        folder.mkdir(exist_ok=True)
+        np.save(folder / f"{index}.npy", generator.normal(size=(24, 28, bands)))
+    notes = survey(open_dataset(tmp_path), "scans").notes
+    hint = f"arrays are read as images of up to {bands} channels; --dims 3 takes them as volumes"
+    assert (hint in notes) == said

@@ -30,6 +30,8 @@ _CLASSES_SHOWN = 20
 _FIRST, _LAST = 12, 4
 # Of how many images with more than 8 bits the values are looked at.
 _MEASURED = 64
+# More channels than satellites have may be the slices of a volume.
+_BANDS_OF_IMAGES = 16
 _RIGHT: Literal["right"] = "right"
 # Spatial axes → what their sides are called, and what lies at each place.
 _SIDE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
@@ -315,6 +317,11 @@ def _header_notes(dataset: ImageDataset, headers: Sequence[Header | VolumeHeader
             f"{counted(several, 'file')} with several pages or frames: the first is taken, of a volume the "
             f"middle one (--page all makes an image of each, --page 2 takes the second{whole})"
         )
+
+    arrays = (each for each in headers if isinstance(each, Header) and each.format in ("NPY", "NPZ"))
+    bands = max((header.channels for header in arrays), default=0)
+    if bands > _BANDS_OF_IMAGES:
+        yield f"arrays are read as images of up to {bands} channels; --dims 3 takes them as volumes"
 
 
 def _header_warnings(

@@ -267,7 +267,7 @@ def _table(file: BinaryIO, limit: int) -> NDArray[np.float64]:
 
 
 def _are_names(cells: list[str]) -> bool:
-    """Whether a line names columns. One bad number among others does not: passing it over would shift a signal."""
+    """Whether a line names columns. One bad number among others does not: a moment would be lost."""
     first, *others = (cell.strip() for cell in cells)
     if not first and others == [str(number) for number in range(len(others))]:
         return True  # as pandas writes columns without names, behind those of rows

@@ -367,8 +367,8 @@ def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
         )
     if classifier.tta == "flip" and classifier.uncertainty and classifier.uncertainty.tta != "flip":
         logger.warning(
-            "tta=flip: the model was calibrated without, so the export has no prediction sets and outliers; "
-            "skipnets calibrate --tta flip before"
+            "tta=flip: the model was calibrated without, so the export has no prediction sets or "
+            "intervals, and no outliers; skipnets calibrate --tta flip before"
         )
     if not classifier.classes:
         raise UserError(f"{classifier.path or 'this classifier'} has no classes to predict")

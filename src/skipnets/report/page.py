@@ -24,6 +24,7 @@ from markupsafe import Markup
 from skipnets import run_folder
 from skipnets.classifier import Classifier, describe, load
 from skipnets.data.dataset import ImageDataset
+from skipnets.data.listing import counted
 from skipnets.data.options import DataOptions
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import open_dataset
@@ -262,7 +263,8 @@ def _about(run: Run, results: AnyResults, thumbnails: Thumbnails, moved: str | N
     }
     notes = list(results.evaluation.get("warnings", ()))
     if run.skipped:
-        notes.append(f"{len(run.skipped):,} images could not be read during training and were left out")
+        unreadable = counted(len(run.skipped), "image")
+        notes.append(f"{unreadable} could not be read during training and left out")
     if moved is not None:
         notes.append(f"the images are not shown: {moved}")
     elif thumbnails.missing:
