@@ -263,7 +263,8 @@ def compare(name: str, arguments: argparse.Namespace, peak: float | None) -> dic
     batch_size, size = MODELS[name]
     batch_size = arguments.batch_size or batch_size
     made = variants(config, compile_too=arguments.compile)
-    check_equality(config, made)
+    if not arguments.times_alone:
+        check_equality(config, made)
     batch = random_batch(config, batch_size, size, "cpu")
     times = alternate(made, batch, arguments.rounds, arguments.clock) if arguments.rounds else {}
     fastest = (
@@ -273,7 +274,7 @@ def compare(name: str, arguments: argparse.Namespace, peak: float | None) -> dic
     rows = []
     for variant in made:
         row: dict[str, Any] = {"variant": variant}
-        if "compiled" not in variant:  # What it saves is in graphs of its own.
+        if not arguments.times_alone and "compiled" not in variant:  # What that saves is in its own graphs.
             row |= memory(name, variant, batch_size, size)
         if times:
             seconds = statistics.median(times[variant])
@@ -324,6 +325,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=BARRED, choices=list(MODELS))
     parser.add_argument("--batch-size", type=int, help="of all models, other than their own")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each variant; 0: memory alone")
+    parser.add_argument(
+        "--times-alone", action="store_true", help="a repetition: without the check and without memory"
+    )
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall")
     parser.add_argument("--compile", action="store_true", help="torch.compile of torchvision, too")
     parser.add_argument("--json", type=Path, help="write everything as data to this file")

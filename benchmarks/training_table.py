@@ -4,9 +4,10 @@
     python benchmarks/training_table.py --runs 0 --docs docs/results.md
 
 Each run is all of `training.py --compile`: once with the processor's instruction set and, where that is
-AVX-512, once with AVX2 forced, in the libraries and in the engine. Every run is kept in the file `--json` as
-soon as it ends, and an interrupted table goes on where it stopped: `--runs` counts those that are there.
-`--runs 0` writes the table of what has been measured. The load of the machine when a run began is in the
+AVX-512, once with AVX2 forced, in the libraries and in the engine. The first run of each set checks that all
+variants compute the same and measures memory, too. Every run is kept in the file `--json` as soon as it ends,
+and an interrupted table goes on where it stopped: `--runs` counts those that are there. `--runs 0` writes the
+table of what has been measured. The share of the processors that other programs took during a run is in the
 table, too: a run beside other programs says little.
 """
 
@@ -24,6 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from skipnets.files import atomic_path
 from training import BARRED, TARGETS
 
@@ -33,17 +36,29 @@ BEGIN, END = "<!-- training table: begin -->", "<!-- training table: end -->"
 Run = dict[str, Any]
 
 
-def measure(forced: dict[str, str], arguments: argparse.Namespace) -> Run:
+def measure(forced: dict[str, str], arguments: argparse.Namespace, *, first: bool) -> Run:
     """One run of all models with one instruction set."""
-    started, load = datetime.datetime.now().astimezone(), os.getloadavg()[0]
+    started, before = datetime.datetime.now().astimezone(), others_seconds()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.json"
         command = [sys.executable, str(Path(__file__).with_name("training.py")), "--json", str(file)]
         command += ["--rounds", str(arguments.rounds), "--models", *arguments.models]
         command += [] if arguments.no_compile else ["--compile"]
+        command += [] if first else ["--times-alone"]
         subprocess.run(command, check=True, env={**os.environ, **forced})
         measured = json.loads(file.read_text())
-    return {"started": started.isoformat(timespec="minutes"), "load": round(load, 1), **measured}
+    wall = (datetime.datetime.now().astimezone() - started).total_seconds()
+    others = (others_seconds() - before) / wall / (os.cpu_count() or 1)
+    return {"started": started.isoformat(timespec="minutes"), "others": round(others, 3), **measured}
+
+
+def others_seconds() -> float:
+    """Processor seconds, since the machine started, of everything but this program and its ended children."""
+    every, own = psutil.cpu_times(), os.times()
+    idle = every.idle + getattr(every, "iowait", 0)
+    return float(sum(every) - getattr(every, "guest", 0) - getattr(every, "guest_nice", 0) - idle) - sum(
+        own[:4]
+    )
 
 
 def instruction_sets() -> dict[str, dict[str, str]]:
@@ -65,10 +80,11 @@ def table(runs: list[Run]) -> str:
     for processor, isa in dict.fromkeys((run["machine"]["processor"], run["isa"]) for run in runs):
         own = [run for run in runs if (run["machine"]["processor"], run["isa"]) == (processor, isa)]
         machine = own[0]["machine"]
-        times = ", ".join(f"{run['started'][:16].replace('T', ' ')} (load {run['load']})" for run in own)
+        times = ", ".join(f"{run['started'][:16].replace('T', ' ')} ({run['others']:.0%})" for run in own)
         lines += [
             f"{processor}, {isa}, {machine['threads']} threads, torch {machine['torch']}, torchvision "
-            f"{machine['torchvision']}, timm {machine['timm']}; runs of {times}:",
+            f"{machine['torchvision']}, timm {machine['timm']}; runs of {times}; in brackets is the "
+            "share of the processors that other programs took:",
             "",
             "| | time, each run | median | at most | of FMA | saved | at most | peak | at most |",
             "|---|---|---|---|---|---|---|---|---|",
@@ -80,7 +96,8 @@ def table(runs: list[Run]) -> str:
             ratios = [row["time_ratio"] for row in rows]
             time_ratio = statistics.median(ratios)
             saved, peak = (
-                statistics.median(row[key] for row in rows) for key in ("saved_ratio", "peak_ratio")
+                statistics.median(row[key] for row in rows if key in row)
+                for key in ("saved_ratio", "peak_ratio")
             )
             shares = [row["peak_share"] for row in rows if row["peak_share"]]
             share = f"{statistics.median(shares):.0%}" if shares else ""
@@ -151,7 +168,7 @@ def main() -> None:
         due = time.monotonic() + arguments.pause
         for isa in waiting:
             print(f"run {number + 1} of {arguments.runs}, {isa}", file=sys.stderr)
-            runs.append({"isa": isa, **measure(sets[isa], arguments)})
+            runs.append({"isa": isa, **measure(sets[isa], arguments, first=number == 0)})
             keep(runs, arguments.json)
     if not runs:
         sys.exit(f"{arguments.json}: there are no runs")
