@@ -62,6 +62,7 @@ for words in (
     ["train", "digits", "--out", "run", "--model", "densenet122"],
     ["train", "--resume", "nowhere"],
     ["tune", "nowhere", "--out", "run"],
+    ["tune", "digits", "--out", "."],
 ):
     assert main(words) == 2, words
 assert not {"torch", "sklearn", "matplotlib", "pytorch_lightning"} & sys.modules.keys(), sys.modules.keys()
@@ -72,6 +73,6 @@ assert not {"torch", "sklearn", "matplotlib", "pytorch_lightning"} & sys.modules
     )
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert lines[2].startswith("skipnets: --augmentation=flop: must be one of ")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -6,6 +6,9 @@ again, and what needs the images.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from skipnets import run_folder
 from skipnets.data.sources import check_data
 from skipnets.errors import UserError
 from skipnets.models.registry import model_config
@@ -13,7 +16,7 @@ from skipnets.training.config import TrainConfig
 from skipnets.training.run import claim, is_helper
 from skipnets.trust import is_import
 
-__all__ = ["check_early", "check_options"]
+__all__ = ["check_early", "check_options", "check_tuning_folder"]
 
 
 def check_early(config: TrainConfig) -> None:
@@ -54,3 +57,15 @@ def check_options(config: TrainConfig) -> None:
         raise UserError(
             f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
         )
+
+
+def check_tuning_folder(folder: Path) -> None:
+    """Check that a folder is free for a new tuning.
+
+    Raises:
+        UserError: If it holds a tuning or anything else.
+    """
+    if (folder / run_folder.TUNING).exists():
+        raise UserError(f"out: {folder} already holds a tuning; resume it: skipnets tune --resume {folder}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"out: {folder} is not an empty folder; name a new one")
