@@ -29,6 +29,8 @@ MakeConfig = Callable[..., TrainConfig]
         ({"find_lr": True, "lr": 0.1}, "find_lr: must be given without lr=0.1"),
         ({"weights_ignore": ("a",)}, "weights_ignore=a: needs weights"),
         ({"whiten_stem": True, "weights": "imagenet"}, "whiten_stem: must be given without weights=imagenet"),
+        ({"teacher": "missing.safetensors"}, r"^teacher: missing\.safetensors does not exist: name a model"),
+        ({"teacher": __file__}, r"^teacher: .*: not a model file"),
         ({"out": Path(__file__).parent}, "out: .* is not an empty folder"),
     ],
 )
@@ -60,6 +62,7 @@ for words in (
     ["train", "digits", "--out", "."],
     ["train", "digits", "--out", "run", "--augmentation", "flop"],
     ["train", "digits", "--out", "run", "--model", "densenet122"],
+    ["train", "digits", "--out", "run", "--teacher", "missing.safetensors"],
     ["train", "--resume", "nowhere"],
     ["tune", "nowhere", "--out", "run"],
     ["tune", "digits", "--out", "."],
