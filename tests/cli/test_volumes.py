@@ -146,10 +146,6 @@ def test_a_volume_is_explained_by_three_planes(
 
 def test_what_is_of_images_alone_says_so(trained_solids: Path, solids: Path, tmp_path: Path, run) -> None:
     for words, message in (
-        (
-            ("predict", trained_solids, solids, "--tta", "flip"),
-            "tta=flip: takes models of images, not of volumes",
-        ),
         (("reuse", trained_solids, "--output", tmp_path / "a.png"), "reuse: takes models of images"),
         (("audit", solids, "--dims", "3"), "dims=3: an audit looks at images, not at volumes"),
         (
