@@ -65,7 +65,7 @@ def test_what_would_harm_is_refused(volumes: Callable[..., httpx.Client]) -> Non
     for content, message in (
         (pickled, "of numbers for a volume, or have channels as well, not object"),
         (npy(np.zeros((20, 20, 20, 3))), "larger than 1,000 values, the most that is read"),
-        (npy(np.full((2, 2, 2, 3), np.nan)), "has values that are not finite"),
+        (npy(np.full((2, 2, 2, 3), np.nan)), "has no finite value"),
         (npy(volume(0))[:200], ""),
         (b"GIF89a", "not a volume in a known format"),
     ):

@@ -184,7 +184,7 @@ def test_a_dataset_that_is_none_is_said(tmp_path: Path) -> None:
     good = Blobs(8)
     cases: list[tuple[Callable[[int], Any], str]] = [
         (lambda _: np.zeros((5, 5), np.float32), r"must be \(D, H, W\) of numbers, or have channels as well"),
-        (lambda _: np.full(SIDES, np.inf), "has values that are not finite"),
+        (lambda _: np.full(SIDES, np.inf), r"dataset: dataset\[0\] has infinite values"),
         (lambda index: np.zeros((4 + index % 2, 5, 5)), "must be of one size, not 4×5×5×1, 5×5×5×1"),
         (lambda _: "volume.nii", "must be an array or a tensor, not str"),
     ]
