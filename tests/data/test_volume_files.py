@@ -133,6 +133,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
         (nifti()[:600], 3, "image: "),
         (nifti(), 1, "a NIfTI file holds a volume, not a signal"),
         (b"t,v\n", 1, "holds no numbers"),
+        (b"", 3, "an empty file"),
         (b"t,v\n0,1\n2,x\n", 1, "could not convert string 'x'"),
         (b"0,1\n2\n", 1, "number of columns"),
         (b"1.5,?\n2,3\n", 1, r"could not convert string '\?'"),  # a bad number, not names

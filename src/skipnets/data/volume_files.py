@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 
 from skipnets.axes import AXES, INPUTS
 from skipnets.data import arrays, nifti
-from skipnets.data.decoding import MAX_PIXELS, ImageDecodeError, Page, Source, source_name
+from skipnets.data.decoding import (
+    MAX_PIXELS,
+    ImageDecodeError,
+    Page,
+    Source,
+    TooManyPixelsError,
+    source_name,
+)
 from skipnets.data.listing import counted
 from skipnets.data.raster import TooLargeError, check_size
 from skipnets.errors import install_command, one_line
@@ -175,7 +182,7 @@ def _one_error(source: Source, max_values: int | None) -> Iterator[None]:
     except TooLargeError as error:
         limit = max_values or (source.max_pixels if isinstance(source, Page) else MAX_PIXELS)
         more = "; --max-pixels allows more" if limit == MAX_PIXELS else ""
-        raise ImageDecodeError(
+        raise TooManyPixelsError(
             f"{name}: larger than {limit:,} values, the most that is read{more}"
         ) from error
     except Exception as error:  # damaged files make readers raise nearly anything
@@ -210,6 +217,8 @@ def _opened(source: Source) -> Iterator[tuple[BinaryIO, int]]:
 def _head(file: BinaryIO) -> bytes:
     file.seek(0)
     head = file.read(4096)
+    if not head:
+        raise ValueError("an empty file")
     file.seek(0)
     return head
 
