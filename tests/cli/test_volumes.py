@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -133,6 +134,19 @@ def test_predictions_and_an_evaluation_of_files(
     assert result.status == 1
 
 
+def test_sets_and_outliers_of_volumes(trained_solids: Path, solids: Path, tmp_path: Path, run) -> None:
+    model = tmp_path / "model.safetensors"
+    shutil.copy(trained_solids / "model.safetensors", model)
+    shutil.copy(trained_solids / "splits.csv", tmp_path)
+    result = run("calibrate", model, "--split", "val", "--tta", "flip")
+    assert result.status in (0, 1), result.err
+    assert "AUROC against altered volumes" in result.out
+    words = ("--tta", "flip", "--coverage", 0.5, "--reject", 0.2, "--json")
+    [found] = json.loads(run("predict", model, solids / "rod/01.npy", *words).out)["predictions"]
+    assert "prediction_set" in found
+    assert isinstance(found["rejected"], bool)
+
+
 def test_a_volume_is_explained_by_three_planes(
     trained_solids: Path, solids: Path, tmp_path: Path, run
 ) -> None:
@@ -183,10 +197,11 @@ def test_a_report_a_search_and_exports(trained_solids: Path, solids: Path, tmp_p
     for file_format, path in (("onnx", tmp_path / "m.onnx"), ("openvino", tmp_path / "m")):
         export_model(trained_solids / "model.safetensors", path, file_format=file_format)  # type: ignore[arg-type]
         np.testing.assert_allclose(load(path).logits(batch), classifier.logits(batch), atol=1e-3)
-    words = ("benchmark", trained_solids, "--seconds", 0, "--batch-size", 1, "--no-compiled", "--no-int8")
+    words = ("benchmark", trained_solids, "--seconds", 0, "--batch-size", 1, "--no-compiled")
     result = run(*words)
     assert result.status == 0
     assert "volumes of 12×12×12" in result.out
+    assert "skipnets, OpenVINO int8" in result.out
 
 
 @pytest.mark.slow

@@ -164,6 +164,18 @@ def test_signals_train_and_a_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 @pytest.mark.slow
+def test_a_run_on_volumes_learns_from_a_teacher(volume_run: Run, tmp_path: Path) -> None:
+    taught = config(tmp_path / "run", teacher=str(volume_run.folder), teacher_share=1.0, size=8, epochs=8)
+    run = train(taught, model=network(3), dataset=Blobs())
+    assert run.scores["accuracy"] > 0.8
+    assert skipnets.load(run).preprocessing.size == (8, 8, 8)
+    with pytest.raises(UserError, match=r"teacher=.*: must take signals, as the run does, not volumes"):
+        train(
+            config(tmp_path / "no", teacher=str(volume_run.folder)), model=network(1), dataset=Blobs(8, (30,))
+        )
+
+
+@pytest.mark.slow
 def test_a_network_of_one_s_own_takes_volumes(tmp_path: Path) -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
@@ -185,7 +197,10 @@ def test_a_dataset_that_is_none_is_said(tmp_path: Path) -> None:
     cases: list[tuple[Callable[[int], Any], str]] = [
         (lambda _: np.zeros((5, 5), np.float32), r"must be \(D, H, W\) of numbers, or have channels as well"),
         (lambda _: np.full(SIDES, np.inf), r"dataset: dataset\[0\] has infinite values"),
-        (lambda index: np.zeros((4 + index % 2, 5, 5)), "must be of one size, not 4×5×5×1, 5×5×5×1"),
+        (
+            lambda index: np.zeros((4 + index % 2, 5, 5)),
+            "its volumes must be of one size, not 4×5×5×1, 5×5×5×1; a",
+        ),
         (lambda _: "volume.nii", "must be an array or a tensor, not str"),
     ]
     for make, message in cases:

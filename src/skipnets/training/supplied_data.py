@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.axes import AXES, INPUTS
+from skipnets.axes import AXES, INPUTS, worded
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError, source_name
 from skipnets.data.listing import Listing, counted
@@ -64,7 +64,8 @@ def given_dataset(config: TrainConfig, images: Images, *, dims: int | None = Non
     )
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
-            raise UserError(f"dataset: there are no images to {purpose} (the split {name} is empty)")
+            nothing = worded("there are no images", dataset.dims)
+            raise UserError(f"dataset: {nothing} to {purpose} (the split {name} is empty)")
     return dataset
 
 
@@ -104,8 +105,8 @@ def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
     shapes = sorted({each.shape for each in pixels})
     if len(shapes) != 1:
         found = listed(["×".join(map(str, shape)) for shape in shapes], 3) or "none"
-        hint = "; a folder or a manifest takes any sizes" if dims == 2 else ""
-        raise UserError(f"dataset: its images must be of one size, not {found}{hint}")
+        hint = "; a folder or a manifest takes any sizes"
+        raise UserError(f"dataset: its {INPUTS[dims]} must be of one size, not {found}{hint}")
     known = [name for samples in parts.values() for name in getattr(samples, "classes", None) or ()]
     order = list(dict.fromkeys(map(str, known))) or sorted(set(labels))
     number = {name: position for position, name in enumerate(order)}
