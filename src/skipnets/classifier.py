@@ -141,9 +141,7 @@ class Classifier(Display):
         self.thresholds = description.thresholds
         self.scales = description.scales
         self.uncertainty = uncertainty
-        check_tta(tta)
-        if tta != "none":
-            preprocessing.require_images(f"tta={tta}")
+        check_tta(tta, preprocessing.dims)
         self.tta = tta
         self._members: tuple[Classifier, ...] = ()
         self._number: int | None = None  # among the networks of an ensemble's file
@@ -871,8 +869,7 @@ def load(
             path, runtime=runtime, device=device, threads=threads, precision=precision, model=model
         )
     classifier = Classifier._opened(opened, device=device, threads=threads)
-    if tta != "none":
-        classifier.preprocessing.require_images(f"tta={tta}")
+    check_tta(tta, classifier.preprocessing.dims)
     classifier.tta = tta
     return classifier
 

@@ -96,6 +96,8 @@ class DeployedEnsemble(nn.Module):
 class DeployedMirrored(nn.Module):
     """A network that sees each image and its mirror image, as `skipnets.runtimes.views` does for "flip".
 
+    Volumes (N, C, D, H, W) are mirrored along their width, too.
+
     Args:
         network: Returns logits and features, or logits alone.
         task: What its outputs are.
@@ -176,7 +178,7 @@ def trace_mirrored(
 
     Args:
         models: From `simplify`.
-        size: Usual height and width of the images.
+        size: Usual height and width of the images; sides of volumes.
         input_type: Input type of the graph.
         task: What the networks' outputs are.
     """

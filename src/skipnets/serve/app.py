@@ -225,7 +225,8 @@ def _refusals(*statuses: int) -> _Responses:
         401: "a token is needed: Authorization: Bearer …",
         404: "there are 8 examples",
         408: "the request did not arrive within 30 s",
-        413: "the request is larger than 33,554,432 bytes, the limit",
+        413: "the request is larger than 33,554,432 bytes, the limit; skipnets serve --max-megabytes allows "
+        "more",
         415: "images come as multipart/form-data, not as application/json",
         422: "top_k: Input should be greater than or equal to 1",
         501: "no Grad-CAM: runtime onnxruntime gives no gradients; --runtime torch does",

@@ -21,6 +21,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import StrategyRegistry
 from torchmetrics import Metric
 
+from skipnets.axes import worded
 from skipnets.classifier import Classifier, load
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
@@ -599,7 +600,7 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Back
     """
     if skipped := run.skipped:
         _say(
-            f"{counted(len(skipped), 'image')} could not be decoded and "
+            f"{worded(counted(len(skipped), 'image'), dataset.dims)} could not be decoded and "
             f"{'was' if len(skipped) == 1 else 'were'} left out: {listed(skipped)}; "
             f"see {run.skipped_file}"
         )
@@ -616,7 +617,7 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Back
         if caveat := fit_thresholds(classifier, dataset, rule, batch_size=config.batch_size):
             _say(caveat)
     if not len(dataset.split("test")):
-        _say("there are no test images: the model is not evaluated")
+        _say(worded("there are no test images: the model is not evaluated", dataset.dims))
         classifier.save(run.model)
         return
     evaluation = evaluate(classifier, dataset, split="test", batch_size=config.batch_size)
@@ -690,7 +691,8 @@ def training_dataset(config: TrainConfig) -> ImageDataset:
     )
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
-            raise UserError(f"fractions: there are no images to {purpose} (the split {name} is empty)")
+            nothing = worded("there are no images", dataset.dims)
+            raise UserError(f"fractions: {nothing} to {purpose} (the split {name} is empty)")
     return dataset
 
 
