@@ -76,6 +76,6 @@ assert not {"torch", "sklearn", "matplotlib", "pytorch_lightning"} & sys.modules
     )
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 8
     assert lines[2].startswith("skipnets: --augmentation=flop: must be one of ")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
