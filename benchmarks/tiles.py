@@ -1,8 +1,8 @@
 """Images with several labels each, and images with a number, of Fashion-MNIST's garments.
 
-    python benchmarks/tiles.py datasets
-    skipnets train datasets/tiles/list.csv --model resnet8_w16 --epochs 4 --workers 0 --out runs/tiles
-    skipnets train datasets/turned/list.csv --targets degrees --model resnet8_w16 --epochs 4 --workers 0 \
+    python benchmarks/tiles.py sets
+    skipnets train sets/tiles/list.csv --model resnet8_w16 --epochs 4 --workers 0 --out runs/tiles
+    skipnets train sets/turned/list.csv --targets degrees --model resnet8_w16 --epochs 4 --workers 0 \
         --out runs/turned
 
 `tiles`: two or three garments side by side in 28×84 pixels, on black where there are two. The manifest has a
