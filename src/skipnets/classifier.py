@@ -782,8 +782,10 @@ class Classifier(Display):
             coverage: As of `predict`; `check_calibrated` says whether the classifier can.
         """
         [scores] = self._calibration_scores()
-        of_task = label_sets if self.task == "multi-label" else prediction_sets
-        return of_task(probabilities, scores, coverage)
+        if self.task == "multi-label":
+            return label_sets(probabilities, scores, coverage)
+        assert self.uncertainty is not None
+        return prediction_sets(probabilities, scores, coverage, self.uncertainty.set_score)
 
     def intervals(self, values: NDArray[np.float64], coverage: float) -> NDArray[np.float64]:
         """Prediction intervals of a regression: (N, T) numbers → (N, T, 2), the lowest and the highest.

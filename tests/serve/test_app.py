@@ -249,6 +249,19 @@ def test_sets_and_rejection_are_those_of_predict(serving: Serving, colors: Class
     assert not {"prediction_set", "p_value", "rejected"} & set(answers[3])
 
 
+def test_views_of_an_image_are_averaged(serving: Serving, colors: Classifier) -> None:
+    half = np.zeros((16, 16, 3), np.uint8)
+    half[:, 14:] = (250, 20, 20)  # the margin, which crops show more or less of
+    file = io.BytesIO()
+    Image.fromarray(half).save(file, "PNG")
+    [plain] = colors.predict([Image.fromarray(half)], top_k=3)
+    colors.tta = "crops"
+    [averaged] = colors.predict([Image.fromarray(half)], top_k=3)
+    [answer] = serving().post("/v1/predict", files=upload(file.getvalue())).json()["predictions"]
+    assert answer["probability"] == pytest.approx(averaged.probability)
+    assert answer["probability"] != pytest.approx(plain.probability, abs=1e-4)
+
+
 def test_a_share_that_is_none_is_refused_at_once() -> None:
     with pytest.raises(UserError, match=r"^reject=2: must be above 0 and below 1"):
         create_app("model", reject=2)
