@@ -67,6 +67,7 @@ FOREIGN = ("torchvision", "timm")
 MODELS = {
     "densenet121": (16, 224),
     "densenet_bc100_k12": (64, 32),
+    "densenet_bc40_k12": (64, 32),
     "resnet50": (16, 224),
     "resnet20": (64, 32),
     "rdnet_tiny": (4, 224),
