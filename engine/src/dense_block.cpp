@@ -12,9 +12,10 @@
 namespace skipnets {
 namespace {
 
-/// Padded out = a · panels for neighboring rows.
+/// Padded out = a · panels for neighboring rows, or with a scale relu(a · scale + shift) · panels.
 void multiply(const Kernels& kernels, const ConstMatrix& a, Size rows, const Panels& panels, const Matrix& out,
-              float* packed) {
+              float* packed, const float* scale = nullptr, const float* shift = nullptr) {
+    const Size vectors = ceil_div(panels.depth, kernels.lanes);
     const Size tiles = ceil_div(rows, tile_rows(kernels, panels.vectors));
     const float* source[kMaxRows];
     float* target[kMaxRows];
@@ -25,7 +26,10 @@ void multiply(const Kernels& kernels, const ConstMatrix& a, Size rows, const Pan
             source[r - range.begin] = a.data + r * a.stride;
             target[r - range.begin] = out.data + r * out.stride;
         }
-        kernels.pack(packed, int(range.size()), source, 0, ceil_div(panels.depth, kernels.lanes));
+        if (scale != nullptr)
+            kernels.pack_activated(packed, int(range.size()), source, 0, vectors, scale, shift);
+        else
+            kernels.pack(packed, int(range.size()), source, 0, vectors);
         for (Size panel = 0; panel < panels.count(); ++panel) {
             io.out_offset = panels.first(panel);
             kernels.multiply[panels.width(panel)][range.size()](packed, panels.at(panel), panels.depth, io);
@@ -221,21 +225,25 @@ protected:
 
     Size first_row(const Strip& strip) const { return (strip.image * shape_.height + strip.begin) * shape_.width; }
 
-    /// Norm, ReLU and 1×1 convolution of a share's rows: the bottleneck and, in the partial, its statistics.
-    void make_bottleneck(Size layer, int part, const Norm& norm, const Panels& panels) {
+    /// Norm, ReLU and 1×1 convolution of a share's rows: the bottleneck. Calls then(rows of a chunk, where it belongs,
+    /// and where it is: there already, or in scratch).
+    template <class Then>
+    void make_bottleneck(Size layer, int part, const Norm& norm, const Panels& panels, Then then) {
         Own& own = own_[part];
-        Moments& moments = partials_[part].moments;
-        const Size seen = shape_.seen(layer), channels = shape_.channels();
-        const Size bottleneck = shape_.bottleneck, stride = padded(seen, kernels_.lanes);
-        moments.clear(bottleneck);
+        const Size seen = shape_.seen(layer), channels = shape_.channels(), bottleneck = shape_.bottleneck;
+        const float *scale = norm.scale.data(), *shift = norm.shift.data();
         for_chunks(part, [&](Size first, Size rows) {
-            const Matrix activated{own.left, stride}, product{own.product, narrow_};
-            training_.activate(activated, {block_.features + first * channels, channels}, rows, seen,
-                               norm.scale.data(), norm.shift.data());
-            multiply(kernels_, activated, rows, panels, product, own.packed);
             const Matrix out{block_.bottlenecks[layer] + first * bottleneck, bottleneck};
-            training_.copy_with_statistics(out, product, rows, bottleneck, own.first, own.second);
-            moments.add(double(rows), own.first, own.second);
+            const Matrix product = bottleneck == whole(bottleneck) ? out : Matrix{own.product, narrow_};
+            const ConstMatrix x{block_.features + first * channels, channels};
+            if (whole(seen) <= channels) {  // Whole vectors are read, but nothing behind a row.
+                multiply(kernels_, x, rows, panels, product, own.packed, scale, shift);
+            } else {
+                const Matrix activated{own.left, padded(seen, kernels_.lanes)};
+                training_.activate(activated, x, rows, seen, scale, shift);
+                multiply(kernels_, activated, rows, panels, product, own.packed);
+            }
+            then(rows, out, product);
         });
     }
 
@@ -304,7 +312,7 @@ private:
             const Size seen = shape_.seen(layer), bottleneck = shape_.bottleneck;
             norm.set(mean.data(), variance.data(), given.gamma1, given.beta1, given.eps1, seen);
             team.wait();  // The partial sums have been read by all.
-            for_shares(shares_, team, member, [&](int part) { make_bottleneck(layer, part, norm, weights1_[layer]); });
+            for_shares(shares_, team, member, [&](int part) { measure_bottleneck(layer, part, norm); });
             team.wait();
             merge(mean2.data(), variance2.data(), bottleneck);
             if (member == 0) {
@@ -328,6 +336,17 @@ private:
         for_chunks(part, [&](Size first, Size rows) {
             training_.copy_with_statistics({nullptr, 0}, {block_.features + first * channels, channels}, rows,
                                            shape_.input_channels, own.first, own.second);
+            moments.add(double(rows), own.first, own.second);
+        });
+    }
+
+    void measure_bottleneck(Size layer, int part, const Norm& norm) {
+        Own& own = own_[part];
+        Moments& moments = partials_[part].moments;
+        moments.clear(shape_.bottleneck);
+        make_bottleneck(layer, part, norm, weights1_[layer], [&](Size rows, const Matrix& out, const Matrix& product) {
+            const Matrix copy = product.data == out.data ? Matrix{nullptr, 0} : out;
+            training_.copy_with_statistics(copy, product, rows, shape_.bottleneck, own.first, own.second);
             moments.add(double(rows), own.first, own.second);
         });
     }
@@ -450,7 +469,7 @@ private:
         Norm& norm = state.norm;
         if (recompute_) {
             norm.set(block_.mean, block_.variance, given.gamma1, given.beta1, given.eps1, seen);
-            for_shares(shares_, team, member, [&](int part) { make_bottleneck(layer, part, norm, forward1_[layer]); });
+            for_shares(shares_, team, member, [&](int part) { repeat_bottleneck(layer, part, norm); });
             team.wait();
         }
 
@@ -485,6 +504,12 @@ private:
         if (member == 0) sums.write(norm, out.gamma1, out.beta1);
         reduce_weight1(out.weight1, seen, share(bottleneck, team.size(), member));
         team.wait();
+    }
+
+    void repeat_bottleneck(Size layer, int part, const Norm& norm) {
+        make_bottleneck(layer, part, norm, forward1_[layer], [&](Size rows, const Matrix& out, const Matrix& product) {
+            if (product.data != out.data) training_.add(out, product, rows, shape_.bottleneck, false);
+        });
     }
 
     /// Back through the 3×3 convolution, ReLU and the second norm's scale and shift.
