@@ -12,6 +12,7 @@ from tests.helpers.networks import SMALL_RDNET
 from torch import Tensor, nn
 
 from skipnets.models import create_model
+from skipnets.models.layers import LayerNorm2d
 
 BLOCKS = ("dense_stages.0.0", "dense_stages.1.2", "dense_stages.2.2")
 
@@ -82,7 +83,11 @@ LAYER = "dense_stages.2.2.dense_block1"
 ASIDE: dict[str, tuple[Callable[[Any], object], str]] = {
     "dropout": (_set(f"{LAYER}.dropout", "p", 0.5), "dense_block1: dropout"),
     "another norm": (_set(f"{LAYER}.layers.layers", "1", nn.GroupNorm(2, 56)), "its norm is a GroupNorm"),
-    "another activation": (_set(f"{LAYER}.layers.layers", "3", nn.ReLU()), "its modules are not two"),
+    "another activation": (_set(f"{LAYER}.layers.layers", "3", nn.ReLU()), "its activation is not a GELU"),
+    "no activation": (
+        _set(f"{LAYER}.layers", "layers", nn.Sequential(nn.Conv2d(40, 24, 1), LayerNorm2d(24))),
+        "its modules are not two",
+    ),
     "another GELU": (_set(f"{LAYER}.layers.layers.3", "approximate", "tanh"), "its GELU is an approximation"),
     "another convolution": (_set(f"{LAYER}.layers.layers.0", "dilation", (2, 2)), "another dilation than"),
     "no bias": (_set(f"{LAYER}.layers.layers.2", "bias", None), "a convolution has no bias"),

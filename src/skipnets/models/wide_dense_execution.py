@@ -141,6 +141,8 @@ def _unsupported_layer(layer: RDNetLayer) -> str | None:
     norm = parts[1] if len(parts) > 1 else None
     if type(norm) is not LayerNorm2d:
         return f"its norm is a {type(norm).__name__}, not a LayerNorm2d"
+    if len(parts) > 3 and type(parts[3]) is not nn.GELU:
+        return "its activation is not a GELU"
     kinds = tuple(map(type, parts))
     if kinds not in (_PARTS, (*_PARTS, EffectiveSqueezeExcitation)):
         return "its modules are not two convolutions behind a depthwise one, with norm and GELU"
