@@ -97,9 +97,9 @@ def test_a_block_inside_a_layer_is_a_modification() -> None:
 
 
 CHANGES: list[tuple[Callable[..., nn.Module], dict[str, str]]] = [
-    (se_densenet, {"features.denseblock1": "denselayer2: its convolution is a Sequential, not a Conv2d"}),
+    (se_densenet, {"features.denseblock1.denselayer2": "its convolution is a Sequential, not a Conv2d"}),
     (silu_densenet, {"features.transition1": "its activation is not a ReLU"}),
-    (group_densenet, {"features.denseblock2": "denselayer1: its norm is a GroupNorm, not a BatchNorm2d"}),
+    (group_densenet, {"features.denseblock2.denselayer1": "its norm is a GroupNorm, not a BatchNorm2d"}),
     (Pyramid, {}),
 ]
 
