@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-__all__ = ["AXES", "INPUTS", "SIDES"]
+__all__ = ["AXES", "INPUTS", "SIDES", "worded"]
 
 # Spatial axes → their letters in a shape, what inputs with so many are called, and what their sides are.
 AXES: Mapping[int, str] = {1: "L", 2: "H, W", 3: "D, H, W"}
 INPUTS: Mapping[int, str] = {1: "signals", 2: "images", 3: "volumes"}
 SIDES: Mapping[int, str] = {1: "length", 2: "height and width", 3: "depth, height and width"}
+
+
+def worded(text: str, dims: int) -> str:
+    """A text of ours about images as one about signals or volumes, where inputs are these.
+
+    Args:
+        text: Without names of files or classes, which might hold the word, too.
+        dims: Spatial axes of the inputs.
+
+    Examples:
+        >>> worded("an image of 12 images", 3)
+        'a volume of 12 volumes'
+    """
+    noun = INPUTS[dims].removesuffix("s")
+    return text if dims == 2 else re.sub(r"\bimage(s?)\b", rf"{noun}\1", text.replace("an image", "a image"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -56,6 +57,7 @@ def write_solids(root: Path, count: int = 48) -> Path:
         if number % 3:
             np.save(path, volume)
         else:  # from the right to the left, from the front to the back, from foot to head
+            volume[:2] = np.nan  # nothing was measured there
             turned = np.ascontiguousarray(volume[:, ::-1, ::-1].transpose(2, 1, 0))
             nibabel.save(nibabel.Nifti1Image(turned, np.eye(4)), path.with_suffix(".nii.gz"))
     (root / "ball/broken.npy").write_bytes(b"\x93NUMPY")
@@ -110,11 +112,13 @@ def test_a_run_on_a_folder_says_what_it_does(trained_solids: Path, solids: Path)
 
 
 def test_predictions_and_an_evaluation_of_files(
-    trained_solids: Path, solids: Path, tmp_path: Path, run
+    trained_solids: Path, solids: Path, tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("skipnets.data.volume_files._said", set())
     result = run("predict", trained_solids, solids, "--output", tmp_path / "predictions.csv")
     assert result.status == 1
     assert "broken.npy: " in result.err
+    assert result.err.count("in volumes they count as the lower end of the window") == 1
     rows = rows_of(tmp_path / "predictions.csv")
     assert len(rows) == 49
     right = [row["label"] == Path(row["path"]).parent.name for row in rows if not row["error"]]
@@ -128,6 +132,19 @@ def test_predictions_and_an_evaluation_of_files(
     assert "must be (D, H, W) of numbers for a volume, or have channels as well, not float64" in result.err
     result = run("predict", trained_solids, tmp_path)
     assert result.status == 1
+
+
+def test_sets_and_outliers_of_volumes(trained_solids: Path, solids: Path, tmp_path: Path, run) -> None:
+    model = tmp_path / "model.safetensors"
+    shutil.copy(trained_solids / "model.safetensors", model)
+    shutil.copy(trained_solids / "splits.csv", tmp_path)
+    result = run("calibrate", model, "--split", "val", "--tta", "flip")
+    assert result.status in (0, 1), result.err
+    assert "AUROC against altered volumes" in result.out
+    words = ("--tta", "flip", "--coverage", 0.5, "--reject", 0.2, "--json")
+    [found] = json.loads(run("predict", model, solids / "rod/01.npy", *words).out)["predictions"]
+    assert "prediction_set" in found
+    assert isinstance(found["rejected"], bool)
 
 
 def test_a_volume_is_explained_by_three_planes(
@@ -146,10 +163,6 @@ def test_a_volume_is_explained_by_three_planes(
 
 def test_what_is_of_images_alone_says_so(trained_solids: Path, solids: Path, tmp_path: Path, run) -> None:
     for words, message in (
-        (
-            ("predict", trained_solids, solids, "--tta", "flip"),
-            "tta=flip: takes models of images, not of volumes",
-        ),
         (("reuse", trained_solids, "--output", tmp_path / "a.png"), "reuse: takes models of images"),
         (("audit", solids, "--dims", "3"), "dims=3: an audit looks at images, not at volumes"),
         (
@@ -184,10 +197,11 @@ def test_a_report_a_search_and_exports(trained_solids: Path, solids: Path, tmp_p
     for file_format, path in (("onnx", tmp_path / "m.onnx"), ("openvino", tmp_path / "m")):
         export_model(trained_solids / "model.safetensors", path, file_format=file_format)  # type: ignore[arg-type]
         np.testing.assert_allclose(load(path).logits(batch), classifier.logits(batch), atol=1e-3)
-    words = ("benchmark", trained_solids, "--seconds", 0, "--batch-size", 1, "--no-compiled", "--no-int8")
+    words = ("benchmark", trained_solids, "--seconds", 0, "--batch-size", 1, "--no-compiled")
     result = run(*words)
     assert result.status == 0
     assert "volumes of 12×12×12" in result.out
+    assert "skipnets, OpenVINO int8" in result.out
 
 
 @pytest.mark.slow

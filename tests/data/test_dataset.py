@@ -20,12 +20,17 @@ def test_channels(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("counts", "way"), [((4, 5), "--exclude leaves"), ((3, 4), "--channels 3 takes the fourth of four")]
+    ("counts", "way"),
+    [
+        ((4, 5), "--exclude leaves"),
+        ((3, 4), "--channels 3 takes the fourth of four"),
+        ((5, 20), "--dims 3 takes arrays as volumes, or --exclude leaves"),
+    ],
 )
 def test_mixed_numbers_of_channels_are_named_with_a_way_out(tmp_path, counts, way):
     for index in range(8):
         (tmp_path / "ab"[index % 2]).mkdir(exist_ok=True)
-        array = np.full((9, 9, counts[index // 2 % 2]), index, np.uint8)
+        array = np.full((30, 30, counts[index // 2 % 2]), index, np.uint8)
         np.save(tmp_path / "ab"[index % 2] / f"{index}.npy", array)
     dataset = open_dataset(tmp_path, fractions=None)
     message = (

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
+from skipnets.data import volume_files
 from skipnets.data.decoding import ImageDecodeError, Page, read_values
 from skipnets.data.volume_files import read_volume, read_volume_header
 
@@ -123,7 +124,8 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
         (npy(np.array(["a"])), 1, "of numbers for a signal"),
         (npy(np.zeros((0, 2, 2))), 3, r"not float64 of shape \(0, 2, 2\)"),
         (npy(np.zeros((2, 2, 12))).replace(b" 12)", b" -2)"), 3, r"not float64 of shape \(2, 2, -2\)"),
-        (np.full((2, 2, 2), np.nan), 3, "has values that are not finite"),
+        (np.full((2, 2, 2), np.nan), 3, "has no finite value"),
+        (np.array([1, np.nan, -np.inf]), 1, "has infinite values"),
         (npy(np.zeros((2, 2, 2, 2))), 3, "has 2 channels where 1 are expected"),
         (npz(a=np.zeros(3), b=np.zeros(3)), 1, r"holds 2 arrays \(a, b\)"),
         (bytes(huge), 3, "larger than 89,478,485 values, the most that is read; --max-pixels allows more"),
@@ -131,6 +133,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
         (nifti()[:600], 3, "image: "),
         (nifti(), 1, "a NIfTI file holds a volume, not a signal"),
         (b"t,v\n", 1, "holds no numbers"),
+        (b"", 3, "an empty file"),
         (b"t,v\n0,1\n2,x\n", 1, "could not convert string 'x'"),
         (b"0,1\n2\n", 1, "number of columns"),
         (b"1.5,?\n2,3\n", 1, r"could not convert string '\?'"),  # a bad number, not names
@@ -145,6 +148,38 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(ImageDecodeError, match=r"larger than 7 values, the most that is read$"):
         read_volume(npy(np.zeros((2, 2, 2))), 3, max_values=7)
+
+
+def test_what_is_missing_of_a_volume_stays_so_which_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume_files, "_said", set())
+    brain = RANDOM.normal(size=(4, 5, 6)).astype(np.float32)
+    brain[:2] = np.nan
+    path = tmp_path / "brain.nii"
+    nibabel.save(nibabel.Nifti1Image(brain, np.eye(4)), path)
+    for source, expected in ((path, brain.transpose(2, 1, 0)[:, ::-1, ::-1]), (brain, brain)):
+        np.testing.assert_array_equal(read_volume(source, 3).array[..., 0], expected)
+    [message] = caplog.messages
+    assert message.startswith("values that are NaN, such as those of ")
+    assert message.endswith("brain.nii: in volumes they count as the lower end of the window")
+
+
+def test_gaps_of_signals_are_interpolated(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume_files, "_said", set())
+    ramps = np.stack([np.arange(8) * 2.0, 5 - np.arange(8)], axis=1)
+    holed = ramps.copy()
+    holed[2:5, 0] = holed[3, 1] = holed[6:, 1] = np.nan
+    ramps[6:, 1] = ramps[5, 1]  # nothing lies beyond it
+    np.testing.assert_allclose(read_volume(holed, 1).array, ramps)
+    table = "\n".join(",".join(map(str, row)) for row in holed).encode()
+    np.testing.assert_allclose(read_volume(table, 1).array, ramps)
+    assert caplog.messages == ["values that are NaN: in signals they are interpolated"]
+    holed[:, 1] = np.nan
+    with pytest.raises(ImageDecodeError, match="has no finite value in channel 2"):
+        read_volume(holed, 1)
 
 
 def test_pickled_objects_are_never_loaded() -> None:

@@ -76,7 +76,7 @@ def test_what_is_no_volume_is_said() -> None:
     for source, message in (
         (np.zeros((4, 5)), r"must be \(D, H, W\) of numbers .*, not float64 of shape \(4, 5\)"),
         (np.zeros((4, 5, 6, 2)), "has 2 channels where 1 are expected"),
-        (np.full((4, 5, 6), np.nan), "has values that are not finite"),
+        (np.full((4, 5, 6), np.inf), "has infinite values"),
         ("scan.nii.gz", "scan.nii.gz: no such file"),
     ):
         with pytest.raises(ImageDecodeError, match=message):
@@ -92,6 +92,19 @@ def test_what_is_no_volume_is_said() -> None:
         Preprocessing(8).open_volume(np.zeros((4, 5, 6)))
     with pytest.raises(UserError, match="only images are"):
         dataset(np.zeros((2, 4, 5, 6, 1))).open(0)
+
+
+def test_where_there_is_no_value_a_volume_is_black(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = GENERATOR.normal(100, 40, (9, 5, 6, 2)).astype(np.float32)
+    values[:3] = np.nan
+    preprocessing = Preprocessing((9, 5, 6), channels=2, window=(-50, 250))
+    found = preprocessing.pixels(values)
+    expected = np.clip((np.nan_to_num(values, nan=-50).astype(np.float64) + 50) * (255 / 300), 0, 255)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    monkeypatch.setattr("skipnets.data.preprocessing._VALUES_AT_ONCE", 120)  # two planes at once
+    np.testing.assert_array_equal(preprocessing.pixels(values), found)
+    volumes = dataset(np.stack([values] * 2))
+    assert measure_window(volumes, range(2), channels=2).lowest == np.nanmin(values)
 
 
 def test_it_travels_as_json_and_says_its_size() -> None:

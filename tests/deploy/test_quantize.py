@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.helpers.classifiers import make_classifier, make_images, some_image
+import torch
+from tests.helpers.classifiers import CLASSES, make_classifier, make_images, some_image
 
 from skipnets.classifier import Classifier, describe, load
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.splits import read_splits
+from skipnets.data.volumes import VolumeDataset
 from skipnets.deploy.export import export_model
 from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace
 from skipnets.deploy.quantize import Accuracy, Quantization, judge, open_calibration, quantize
 from skipnets.deploy.timing import Timing
 from skipnets.errors import UserError
 from skipnets.evaluation import MultiLabelEvaluation, evaluate
+from skipnets.models.factory import create_model
 from skipnets.scaling import TargetScale
 from skipnets.training import Run
 
@@ -103,6 +107,46 @@ def test_onnx_where_it_is_not(
         UserError, match=r"takes 1000\.0 ms an image, 32 bits take 1000.0 ms; use --format openvino"
     ):
         quantized(classifier, onnx_model, "onnx", max_drop=50)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sides", [(12, 13, 14), (60,)])
+def test_volumes_and_signals(sides: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is quantized as images are, and the labels that its file gives are those that were counted."""
+    monkeypatch.setattr(MODULE, "alternate", timings(fp32=2.0, int8=1.0))
+    torch.manual_seed(0)
+    network = create_model(
+        "resnet8_w16", dims=len(sides), in_chans=1, num_classes=3, block_config=(1, 1), width=8
+    )
+    with torch.no_grad():
+        for _ in range(2):
+            network(torch.randn(8, 1, *sides))
+    classifier = Classifier.from_model(
+        network,
+        classes=CLASSES,
+        preprocessing=Preprocessing(sides, channels=1, fit="stretch", window=(-3, 3), bits=32),
+    )
+    volumes = np.random.default_rng(0).normal(size=(40, *sides, 1)).astype(np.float32)
+    dataset = VolumeDataset(
+        classes=CLASSES,
+        names=[f"{index:02}" for index in range(40)],
+        labels=classifier.logits(classifier.preprocess(list(volumes))).argmax(1).astype(np.int64),
+        splits=np.array(["train", "val"] * 20),
+        images=volumes,
+        axes=len(sides),
+    )
+    for file_format, path in (("openvino", tmp_path / "m"), ("onnx", tmp_path / "m.onnx")):
+        export = export_model(
+            classifier, path, file_format=file_format, int8=True, calibration=dataset, max_drop=50
+        )
+        assert export.accuracy is not None
+        assert (export.accuracy.before, export.accuracy.count) == (1, 20)
+        exported = load(path)
+        val = dataset.split("val")
+        found = exported.logits(exported.preprocess([val.source(index) for index in range(20)]))
+        assert float((found.argmax(1) == val.labels).mean()) == export.accuracy.after > 0.8
+        wanted = classifier.logits(classifier.preprocess([val.source(index) for index in range(20)]))
+        assert 0 < np.abs(found - wanted).max() < 0.5 * np.ptp(wanted)
 
 
 @pytest.mark.parametrize("file_format", ["openvino", "onnx"])

@@ -42,6 +42,22 @@ def test_altered_images_keep_their_tiles_their_mean_or_their_contrast(kind: type
         assert noise.std((2, 3)) == pytest.approx(inputs.std((2, 3)), rel=0.15)
 
 
+@pytest.mark.parametrize("sides", [(9, 8, 11), (2, 8, 8), (17,)])
+def test_altered_volumes_and_signals_keep_their_values(sides: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(5, 2, *sides)).astype(np.float32)
+    tiled, blended, noise = altered(inputs, rng)
+    for each in (tiled, blended, noise):
+        assert (each.shape, each.dtype) == (inputs.shape, inputs.dtype)
+        assert (each != inputs).reshape(5, -1).any(1).all()
+    flat, original = tiled.reshape(5, 2, -1), inputs.reshape(5, 2, -1)
+    np.testing.assert_array_equal(np.sort(flat), np.sort(original))
+    beside = np.diff(flat, axis=2)  # most neighbors along the last axis stay neighbors
+    known = np.diff(original, axis=2)
+    assert np.isin(beside.round(5), known.round(5)).mean() > 0.4
+    assert noise.mean() == pytest.approx(inputs.mean(), abs=0.3)
+
+
 class Stripes:
     """A runtime whose features are an image's rows and columns of mean brightness."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,50 @@ def test_views_are_those_of_torchvision(tta: str, kind: type) -> None:
         assert one.dtype == kind
         assert one.flags.c_contiguous
         assert (one == other).all()
+
+
+def by_index(batch: NDArray[Any], tta: str) -> list[NDArray[Any]]:
+    """The views, each value looked up by its place."""
+    sides = batch.shape[2:]
+    shift = max(round(min(sides) / 16), 1)
+    corners: list[tuple[int, ...]] = [(0,) * len(sides)]
+    if "crops" in tta:
+        corners += itertools.product((-shift, shift), repeat=len(sides))
+    found = []
+    for mirrored in (False, True) if "flip" in tta else (False,):
+        for corner in corners:
+            view = np.empty_like(batch)
+            for place in np.ndindex(*sides):
+                seen = (*place[:-1], sides[-1] - 1 - place[-1]) if mirrored else place
+                moved = (at + step for at, step in zip(seen, corner, strict=True))
+                inside = (
+                    0 if side == 1 else -at if at < 0 else 2 * side - 2 - at if at >= side else at
+                    for at, side in zip(moved, sides, strict=True)
+                )
+                view[:, :, *place] = batch[:, :, *inside]
+            found.append(view)
+    return found
+
+
+@pytest.mark.parametrize("sides", [(5, 4, 6), (1, 40, 32), (33,)])
+@pytest.mark.parametrize("tta", TTA)
+def test_views_of_volumes_and_signals(tta: str, sides: tuple[int, ...]) -> None:
+    batch = np.random.default_rng(0).normal(size=(2, 3, *sides)).astype(np.float32)
+    wanted = by_index(batch, tta)
+    if "flip" not in tta:
+        assert len(wanted) == (1 + 2 ** len(sides) if "crops" in tta else 1)
+    found = list(views(batch, tta))
+    np.testing.assert_array_equal(np.stack(found), np.stack(wanted))
+    assert all(view.flags.c_contiguous for view in found)
+
+
+def test_signals_are_not_mirrored() -> None:
+    check_tta("crops", 1)
+    check_tta("flip-crops", 3)
+    for tta in ("flip", "flip-crops"):
+        message = f"^tta={tta}: must be none or crops for signals, which backwards are others$"
+        with pytest.raises(UserError, match=message):
+            check_tta(tta, 1)
 
 
 @pytest.mark.parametrize("tta", TTA[1:])

@@ -16,6 +16,7 @@ from tests.helpers.serving import CLASSES, SCALES, Serving, detail, make_image, 
 
 from skipnets.classifier import Classifier
 from skipnets.errors import UserError
+from skipnets.models.registry import config_to_dict, model_config
 from skipnets.serve import Example, Limits, create_app
 from skipnets.uncertainty import CalibrationScores, OutlierDetector, Uncertainty
 
@@ -167,7 +168,9 @@ def test_pixels_are_counted_before_anything_is_decoded(
     files = upload(bomb(60_000, 60_000), bomb(40, 26), make_image("blue", (40, 25)))
     huge, larger, fits = client.post("/v1/predict", files=files).json()["predictions"]
     for refused in (huge, larger):
-        assert refused["error"] == "larger than 1,000 pixels, the most that is read"
+        assert refused["error"] == (
+            "larger than 1,000 pixels, the most that is read; skipnets serve --max-megapixels allows more"
+        )
     assert fits["label"] == "blue"
     assert decoded
     assert max(width * height for width, height in decoded) <= 1000
@@ -201,6 +204,17 @@ def test_openapi_has_an_example_of_every_body(serving: Serving) -> None:
     for status in ("413", "503", "504"):
         content = predict["responses"][status]["content"]["application/json"]
         assert content["example"]["detail"]
+
+
+def test_an_ensemble_of_different_networks_is_named_after_all(serving: Serving, colors: Classifier) -> None:
+    assert serving().get("/v1/model").json()["architectures"] == []
+    other = config_to_dict(model_config("densenet121", num_classes=3))
+    colors.ensemble, colors.architectures = 2, (colors.architecture, other)
+    client = serving()
+    answer = client.get("/v1/model").json()
+    assert answer["name"] == "resnet20+densenet121"
+    assert answer["architectures"] == [answer["architecture"], other]
+    assert client.get("/v2/models/resnet20+densenet121").json()["name"] == answer["name"]
 
 
 def test_examples_are_shown_by_their_number_alone(serving: Serving) -> None:

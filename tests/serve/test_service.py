@@ -185,7 +185,8 @@ with served(app) as client:
 def test_images_that_declare_more_than_they_hold_take_no_memory() -> None:
     with started(MEASURED) as process:
         refused, fitting = (line.split("|") for line in process.communicate(timeout=60)[0].splitlines())
-    assert refused[2] == "decoding it can take 935 MiB, and 128 MiB is the limit"
+    limit = "decoding it can take 935 MiB, and 128 MiB is the limit"
+    assert refused[2] == f"{limit}; skipnets serve --max-image-memory allows more"
     assert float(refused[1]) < 32
     assert fitting[2] == "None"
     assert float(fitting[1]) < 128 + 48  # 12 of them, all at once, would take 900

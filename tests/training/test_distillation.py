@@ -72,6 +72,32 @@ def test_another_teacher_is_refused() -> None:
             Teacher(classifier, classes=classes, preprocessing=preprocessing, temperature=1, share=1)
 
 
+@pytest.mark.parametrize("sides", [(9, 10, 12), (24,)])
+def test_a_teacher_of_volumes_or_signals_sees_them_at_its_own_size(sides: tuple[int, ...]) -> None:
+    network = create_model(
+        "resnet8_w16", dims=len(sides), num_classes=3, in_chans=2, block_config=(1,), width=4
+    )
+    its = Preprocessing(sides, channels=2, fit="stretch", mean=(0.2, 0.3), std=(0.3, 0.2), window=(0, 9))
+    ours = Preprocessing([side + 7 for side in sides], channels=2, fit="stretch", window=(0, 9))
+    classifier = Classifier.from_model(network, classes=CLASSES, preprocessing=its)
+    teacher = Teacher(classifier, classes=CLASSES[::-1], preprocessing=ours, temperature=4, share=0.5)
+    volume = np.random.default_rng(0).uniform(0, 9, (*ours.size, 2))
+    expected = classifier.logits(classifier.preprocess([volume]))[:, ::-1]
+    batch = torch.from_numpy(ours.batch([volume]))
+    np.testing.assert_allclose(teacher.outputs(batch).numpy(), expected, atol=1e-5)
+
+
+def test_a_teacher_of_other_axes_or_resolutions_is_refused() -> None:
+    classifier = make_classifier()
+    for preprocessing, message in (
+        (Preprocessing((8, 8, 8)), "must take volumes, as the run does, not images"),
+        (Preprocessing((8,)), "must take signals, as the run does, not images"),
+        (Preprocessing(8, fit="center"), r"must have size \(8, 8\), not \(16, 20\), as fit=center keeps"),
+    ):
+        with pytest.raises(UserError, match=f"teacher=the teacher: {message}"):
+            Teacher(classifier, classes=CLASSES, preprocessing=preprocessing, temperature=1, share=1)
+
+
 @pytest.mark.parametrize("task", ["multi-label", "regression"])
 def test_a_teacher_of_another_task_is_refused(task: Any) -> None:
     """Its logits are of sigmoids, or numbers: a softmax of them means nothing."""

@@ -143,7 +143,7 @@ def test_a_step_changes_nothing(make: Any) -> None:
         (Stateful(3), "Stateful has a state besides tensors, which no model file holds: _extra_state"),
         (Frozen(), "Frozen has no parameters to train"),
         (nn.Flatten(), "Flatten has no parameters to train"),
-        (Uncopied(3), r"Uncopied cannot be copied, as training does \(no copies\)"),
+        (Uncopied(3), r"must be something that copy.deepcopy can copy \(no copies\)"),
         (
             Detached(3),
             r"Detached fails in a training step on images of shape \(2, 1, 8, 8\), float32 \(.*grad",

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 import skipnets
 from skipnets.deploy import export_model
 from skipnets.errors import UserError
+from skipnets.evaluation import evaluate
 from skipnets.training import Run, TrainConfig, resume, train
+from skipnets.training.supplied_data import as_dataset
 
 SIDES = (10, 9, 11)
 
@@ -88,6 +90,21 @@ def test_a_run_on_volumes_learns_and_its_file_predicts(volume_run: Run) -> None:
         classifier.logits(np.zeros((2, 1, 8, 8), np.float32))
 
 
+def test_views_of_volumes_are_averaged(volume_run: Run) -> None:
+    plain, flipped = skipnets.load(volume_run), skipnets.load(volume_run, tta="flip")
+    batch = plain.preprocess([each[0] for each in Blobs(4).volumes])
+    wanted = (plain.probabilities(batch) + plain.probabilities(batch[:, :, :, :, ::-1].copy())) / 2
+    np.testing.assert_allclose(flipped.probabilities(batch), wanted, atol=1e-6)
+    assert np.abs(wanted - plain.probabilities(batch)).max() > 1e-6
+    assert evaluate(flipped, as_dataset(Blobs(6), dims=3), split="all").to_dict()["tta"] == "flip"
+    signals = skipnets.Classifier.from_model(
+        network(1), classes=["a", "b"], preprocessing=skipnets.Preprocessing((40,), channels=1)
+    )
+    signals.save(volume_run.folder / "signals.safetensors")
+    with pytest.raises(UserError, match="tta=flip: must be none or crops for signals"):
+        skipnets.load(volume_run.folder / "signals.safetensors", tta="flip")
+
+
 def test_the_sheet_of_the_first_batch_shows_middle_slices(volume_run: Run) -> None:
     assert volume_run.batches.exists()
     assert volume_run.curves.exists()
@@ -104,6 +121,9 @@ def test_an_export_of_volumes_computes_the_same(volume_run: Run, tmp_path: Path)
         assert export.check.largest_difference < 1e-4
         exported = skipnets.load(path)
         np.testing.assert_allclose(exported.logits(batch), classifier.logits(batch), atol=1e-4)
+    export_model(skipnets.load(volume_run, tta="flip"), tmp_path / "flip.onnx")
+    flipped = skipnets.load(volume_run, tta="flip").logits(batch)
+    np.testing.assert_allclose(skipnets.load(tmp_path / "flip.onnx").logits(batch), flipped, atol=1e-4)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (images,) = session.get_inputs()
     assert images.shape == ["batch", 1, "depth", "height", "width"]
@@ -112,8 +132,6 @@ def test_an_export_of_volumes_computes_the_same(volume_run: Run, tmp_path: Path)
 
 
 def test_what_takes_images_alone_says_so(volume_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tta=flip: takes models of images"):
-        skipnets.load(volume_run, tta="flip")
     with pytest.raises(UserError, match="runtime=native: takes networks for images, not dims=3"):
         skipnets.load(volume_run, runtime="native")
     for options, message in (
@@ -146,6 +164,18 @@ def test_signals_train_and_a_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 @pytest.mark.slow
+def test_a_run_on_volumes_learns_from_a_teacher(volume_run: Run, tmp_path: Path) -> None:
+    taught = config(tmp_path / "run", teacher=str(volume_run.folder), teacher_share=1.0, size=8, epochs=8)
+    run = train(taught, model=network(3), dataset=Blobs())
+    assert run.scores["accuracy"] > 0.8
+    assert skipnets.load(run).preprocessing.size == (8, 8, 8)
+    with pytest.raises(UserError, match=r"teacher=.*: must take signals, as the run does, not volumes"):
+        train(
+            config(tmp_path / "no", teacher=str(volume_run.folder)), model=network(1), dataset=Blobs(8, (30,))
+        )
+
+
+@pytest.mark.slow
 def test_a_network_of_one_s_own_takes_volumes(tmp_path: Path) -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
@@ -166,8 +196,11 @@ def test_a_dataset_that_is_none_is_said(tmp_path: Path) -> None:
     good = Blobs(8)
     cases: list[tuple[Callable[[int], Any], str]] = [
         (lambda _: np.zeros((5, 5), np.float32), r"must be \(D, H, W\) of numbers, or have channels as well"),
-        (lambda _: np.full(SIDES, np.inf), "has values that are not finite"),
-        (lambda index: np.zeros((4 + index % 2, 5, 5)), "must be of one size, not 4×5×5×1, 5×5×5×1"),
+        (lambda _: np.full(SIDES, np.inf), r"dataset: dataset\[0\] has infinite values"),
+        (
+            lambda index: np.zeros((4 + index % 2, 5, 5)),
+            "its volumes must be of one size, not 4×5×5×1, 5×5×5×1; a",
+        ),
         (lambda _: "volume.nii", "must be an array or a tensor, not str"),
     ]
     for make, message in cases:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from skipnets.axes import INPUTS
 from skipnets.classifier import load
 from skipnets.cli.output import print_failures, print_json, print_tables, progress
 from skipnets.data.options import DataOptions
@@ -63,6 +64,7 @@ def calibrate(
     from skipnets.evaluation import calibrate as calibrate_classifier
 
     classifier = load(model, runtime="torch", device=device, threads=threads, tta=tta)
+    dims = classifier.preprocessing.dims
     if classifier.path is None or classifier.export is not None:
         raise UserError(
             f"{model} is an export: calibrate the model file that it was made from, and export again"
@@ -90,7 +92,7 @@ def calibrate(
                 if calibration.nll_before is None
                 else {"temperature": f"{calibration.temperature:.4f}, stored in {classifier.path}"}
             ),
-            "fitted on": f"{calibration.images:,} images ({calibration.data}, {calibration.split})",
+            "fitted on": f"{calibration.images:,} {INPUTS[dims]} ({calibration.data}, {calibration.split})",
             **(
                 {}
                 if calibration.tta == "none"
@@ -111,12 +113,12 @@ def calibrate(
             at_once = " of all numbers at once" if calibration.joint else ""
             rows[f"prediction {kind}"] = f"for a coverage of up to {highest:.2%}{at_once}"
         if calibration.outlier_score is not None:
-            score = f"{calibration.outlier_score} (AUROC against altered images: {aurocs})"
+            score = f"{calibration.outlier_score} (AUROC against altered {INPUTS[dims]}: {aurocs})"
             rows["score for outliers"] = score
         kept = "temperature" if calibration.nll_before is not None else "calibration, or have none"
         earlier = f"exports made before keep their {kept}: export again"
         notes = [properties_table({"note": warning}) for warning in (*calibration.warnings, earlier)]
         print_tables([properties_table(rows), *notes])
     if calibration.failures:
-        print_failures(calibration.failures, of=calibration.images + len(calibration.failures))
+        print_failures(calibration.failures, of=calibration.images + len(calibration.failures), dims=dims)
     return 1 if calibration.failures else 0

@@ -95,5 +95,6 @@ def evaluate(
         print_tables(evaluation.tables())
         print_paths(output, predictions)
     if evaluation.failures:
-        print_failures(evaluation.failures, of=len(evaluation.names) + len(evaluation.failures))
+        total = len(evaluation.names) + len(evaluation.failures)
+        print_failures(evaluation.failures, of=total, dims=evaluation.dims)
     return 1 if evaluation.failures else 0

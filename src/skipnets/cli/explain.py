@@ -79,5 +79,5 @@ def explain(
         sheet, folder = save_explanations(explanations(), output)
     print_paths(sheet, folder)
     if failures:
-        print_failures(failures, of=len(paths))
+        print_failures(failures, of=len(paths), dims=classifier.preprocessing.dims)
     return 1 if failures else 0

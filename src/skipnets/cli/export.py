@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from skipnets.axes import INPUTS, worded
 from skipnets.classifier import load
 from skipnets.cli.output import check_outputs, print_json, print_tables
 from skipnets.description import COMPARED
@@ -83,17 +84,17 @@ def export(
     rows = {
         "written": str(result.path),
         "format": f"{result.file_format}, {'int8' if result.int8 else 'fp32'}, takes {result.input_type}",
-        **({} if tta == "none" else {"views of an image": tta}),
-        "checked on": f"{compared.count} images ({compared.images})",
+        **({} if tta == "none" else {worded("views of an image", result.dims): tta}),
+        "checked on": f"{compared.count} {INPUTS[result.dims]} ({compared.images})",
         "largest difference": f"{compared.largest_difference:.1e} of a {terms.unit}, against PyTorch",
         f"same {terms.answer}": f"{compared.same_labels} of {compared.count}",
     }
     if result.accuracy is not None:
         kept = " (some layers kept 32 bits)" if result.accuracy.accuracy_aware else ""
-        rows[terms.accuracy] = f"{result.accuracy}{kept}"
+        rows[terms.accuracy] = worded(f"{result.accuracy}{kept}", result.dims)
     if result.agreement is not None:
         kept = " (some layers kept 32 bits)" if result.agreement.accuracy_aware else ""
         rows |= {name: f"{row}{kept}" for name, row in agreement_rows(asdict(result.agreement)).items()}
     for name, seconds in (result.seconds or {}).items():
-        rows[f"{name}, one image"] = f"{1000 * seconds:.1f} ms"
+        rows[worded(f"{name}, one image", result.dims)] = f"{1000 * seconds:.1f} ms"
     print_tables([properties_table(rows)])

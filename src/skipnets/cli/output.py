@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from skipnets.axes import INPUTS
 from skipnets.files import check_can_write
 from skipnets.progress import LoggedProgress
 from skipnets.tables import as_text
@@ -83,15 +84,16 @@ def _progress_bar() -> Progress:
     )
 
 
-def print_failures(failures: Mapping[str, str], *, of: int) -> None:
+def print_failures(failures: Mapping[str, str], *, of: int, dims: int = 2) -> None:
     """Print unreadable images with reasons on standard error.
 
     Args:
         failures: Name → reason.
         of: Total number of images.
+        dims: Spatial axes of these: 3 of volumes, 1 of signals.
     """
     with suppress(OSError):  # where standard error is full or closed, the exit status says it
-        sys.stderr.write(f"{len(failures)} of {of} images failed:\n")
+        sys.stderr.write(f"{len(failures)} of {of} {INPUTS[dims]} failed:\n")
         # Most reasons begin with the name already.
         sys.stderr.writelines(
             f"  {printable(name)}: {printable(reason.removeprefix(f'{name}: '))}\n"

@@ -140,7 +140,7 @@ def predict(
         print_paths(output)
     failures = {row.source: row.error for row in rows if row.error is not None}
     if failures:
-        print_failures(failures, of=len(rows))
+        print_failures(failures, of=len(rows), dims=classifier.preprocessing.dims)
     return 1 if failures else 0
 
 

@@ -84,7 +84,7 @@ def search(
     else:
         _print(found)
     if found.failures:
-        print_failures(found.failures, of=len(paths))
+        print_failures(found.failures, of=len(paths), dims=dims)
     return 1 if found.failures else 0
 
 

@@ -32,10 +32,10 @@ def serve(
     tta: str = "none",
     batch_size: int = 32,
     batch_delay: float = 0.005,
-    max_megabytes: float = 32.0,
+    max_megabytes: float | None = None,
     max_files: int = 32,
-    max_megapixels: float = 25.0,
-    max_image_memory: float = 256.0,
+    max_megapixels: float | None = None,
+    max_image_memory: float | None = None,
     max_connections: int = 512,
     max_connections_per_client: int = 64,
     queue: int = 256,
@@ -76,10 +76,12 @@ def serve(
             flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
         batch_size: Maximum number of images in a batch.
         batch_delay: Maximum time that an image waits for others to join its batch, in seconds.
-        max_megabytes: Maximum size of a request.
+        max_megabytes: Maximum size of a request, in MiB. Default: 32; of volumes 65 a channel.
         max_files: Maximum number of images in a request.
-        max_megapixels: Maximum size of an image, checked before it is decoded.
+        max_megapixels: Maximum size of an image, checked before it is decoded. Default: 25, enough for a
+            volume of 256×256×256.
         max_image_memory: Maximum memory of all images that are being decoded, in MiB; further images wait.
+            Default: 256; of volumes 256 a channel.
         max_connections: Maximum number of open connections; the one that is silent for longest makes room.
         max_connections_per_client: Maximum number of open connections from one other machine; raise it if
             that is a reverse proxy.
@@ -105,7 +107,7 @@ def serve(
         "timeout_head": timeout_head,
     }
     for name, value in limits.items():
-        if not value > 0:
+        if value is not None and not value > 0:
             raise UserError(f"{name}={value}: must be above 0")
     if queue < max_files:
         raise UserError(f"queue={queue}: must be at least max_files={max_files}, the images of one request")
@@ -115,26 +117,28 @@ def serve(
             "or give --no-token to let them"
         )
 
-    check_tta(tta)
+    described = describe(model)
+    preprocessing = Preprocessing.from_dict(described["preprocessing"])
+    check_tta(tta, preprocessing.dims)
     from skipnets.serve import Example, Limits, create_app, find_examples, run_server
 
+    usual = Limits.of_input(preprocessing.dims, preprocessing.channels)
     offered: Sequence[Example] = ()
     if examples is not None:
-        described = describe(model)
         offered = find_examples(
             examples,
-            preprocessing=Preprocessing.from_dict(described["preprocessing"]),
+            preprocessing=preprocessing,
             options=options_of_images(examples, described.get("task", "single-label"), described["classes"]),
         )
     app = create_app(
         partial(load, model, runtime=runtime, device=device, threads=threads, precision=precision, tta=tta),
         limits=Limits(
-            body_bytes=round(max_megabytes * 2**20),
+            body_bytes=usual.body_bytes if max_megabytes is None else round(max_megabytes * 2**20),
             files=max_files,
-            pixels=round(max_megapixels * 1e6),
+            pixels=usual.pixels if max_megapixels is None else round(max_megapixels * 1e6),
             queue=queue,
             seconds=timeout,
-            memory=round(max_image_memory * 2**20),
+            memory=usual.memory if max_image_memory is None else round(max_image_memory * 2**20),
             connections=max_connections,
             client_connections=max_connections_per_client,
             head_seconds=timeout_head,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from skipnets.axes import INPUTS
 from skipnets.data.contents import Content, contents
 from skipnets.data.copies import Copy
 from skipnets.data.decoding import (
@@ -47,6 +48,8 @@ logger = logging.getLogger("skipnets")
 
 # What follows a file's name where each of its pages is an image of its own.
 PAGE_MARK = "#page="
+# More channels than satellites have may be the slices of a volume.
+BANDS_OF_IMAGES = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -286,17 +289,21 @@ class ImageDataset:
         )
 
 
-def mixed_channels(found: Collection[int]) -> str:
-    """What to say of images of several numbers of channels, with bands among them.
+def mixed_channels(found: Collection[int], dims: int = 2) -> str:
+    """What to say of images of several numbers of channels, with bands among them, or of signals or volumes.
 
     Args:
         found: The numbers.
+        dims: Spatial axes.
     """
     # Only four channels may be color and transparency.
-    way = "--channels 3 takes the fourth of four for transparency, or " if set(found) <= {1, 3, 4} else ""
+    color = dims == 2 and set(found) <= {1, 3, 4}
+    way = "--channels 3 takes the fourth of four for transparency, or " if color else ""
+    if dims == 2 and max(found) > BANDS_OF_IMAGES:
+        way = "--dims 3 takes arrays as volumes, or "
     return (
-        f"images of {' and '.join(map(str, sorted(found)))} channels are mixed, where a model takes one "
-        f"number: {way}--exclude leaves files or folders out"
+        f"{INPUTS[dims]} of {' and '.join(map(str, sorted(found)))} channels are mixed, where a model takes "
+        f"one number: {way}--exclude leaves files or folders out"
     )
 
 

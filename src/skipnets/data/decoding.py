@@ -138,6 +138,10 @@ class ImageDecodeError(UserError):
     """One image that cannot be read; the message names it and the reason."""
 
 
+class TooManyPixelsError(ImageDecodeError):
+    """One image, signal or volume that is larger than what is read."""
+
+
 def none_decoded(count: int, first: ImageDecodeError | None) -> UserError:
     """An error for training images of which none can be decoded, with the reason of the first.
 
@@ -371,7 +375,7 @@ def _one_error(name: str, limit: int = MAX_PIXELS) -> Iterator[None]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, TooLargeError) as error:
         more = "; --max-pixels allows more" if limit == MAX_PIXELS else ""
-        raise ImageDecodeError(
+        raise TooManyPixelsError(
             f"{name}: larger than {limit:,} pixels, the most that is read{more}"
         ) from error
     except FileNotFoundError as error:

@@ -55,6 +55,8 @@ _MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
 _STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 
 _MOST_CHANNELS = 4096
+# Of a volume, which is windowed in parts.
+_VALUES_AT_ONCE = 2**18
 # Beyond these, inputs leave the range of the formats that networks compute in.
 _SMALLEST_STD, _LARGEST = 1e-5, 1e4
 # A window's least width is against its larger end, as far as float64 tells apart: in SI units 1e-9 is usual.
@@ -417,11 +419,16 @@ class Preprocessing:
         return fit_axes(sides, spacing, self.size, self.fit, self.crop_fraction)
 
     def windowed_volume(self, volume: Volume) -> NDArray[np.float32]:
-        """(…, C) values of a signal or a volume from 0 to 255, at its own size."""
+        """(…, C) values of a signal or a volume from 0 to 255, at its own size; 0 where there is none."""
         if self.window is None:
             return volume.array.astype(np.float32)
         low, high = np.array(self.window, dtype=np.float64).T
-        return window_values(Values(array=volume.array, bits=volume.bits), low, high)
+        shown = np.empty(volume.array.shape, dtype=np.float32)
+        step = max(_VALUES_AT_ONCE * len(shown) // shown.size, 1)
+        for start in range(0, len(shown), step):  # float64 in between takes twice the memory of all of it
+            part = Values(array=volume.array[start : start + step], bits=volume.bits)
+            shown[start : start + step] = window_values(part, low, high)
+        return shown
 
     def fitted_volume(self, volume: Volume) -> NDArray[Any]:
         """A signal or volume at the input's size, (…, C): its values from 0 to 255, of `pixel_type`.

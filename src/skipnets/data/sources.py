@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.axes import INPUTS
+from skipnets.axes import INPUTS, worded
 from skipnets.data.arrays import SUFFIXES as ARRAY_SUFFIXES
 from skipnets.data.contents import Content, contents, of_page
 from skipnets.data.copies import Copy, clusters, expected_seconds, find_copies
@@ -445,11 +445,13 @@ def _copy_warnings(dataset: ImageDataset) -> Iterator[str]:
         splits = {str(dataset.splits[copy.first]), str(dataset.splits[copy.second])}
         if len(splits) == 2:
             across.setdefault(" and ".join(sorted(splits, reverse=True)), []).append(copy)
+    shown = "skipnets audit shows them, " if dataset.dims == 2 else ""
     for pair, copies in across.items():
+        count = worded(counted(len(copies), "image"), dataset.dims)
         yield (
-            f"{counted(len(copies), 'image')} of {pair} are copies of one another, such as "
+            f"{count} of {pair} are copies of one another, such as "
             f"{dataset.names[copies[0].first]} and {dataset.names[copies[0].second]}, which makes results "
-            "too good; skipnets audit shows them, --duplicates drop leaves one of each"
+            f"too good; {shown}--duplicates drop leaves one of each"
         )
     labels = dataset.labels
     if dataset.regression:
@@ -474,8 +476,8 @@ def _copy_warnings(dataset: ImageDataset) -> Iterator[str]:
         )
     if dataset.copies:
         yield (
-            f"{counted(len(dataset.copies), 'copy', 'copies')} of images ({exact:,} equal byte by byte, "
-            f"{len(dataset.copies) - exact:,} nearly equal)"
+            f"{counted(len(dataset.copies), 'copy', 'copies')} of {INPUTS[dataset.dims]} ({exact:,} equal "
+            f"byte by byte, {len(dataset.copies) - exact:,} nearly equal)"
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from skipnets.axes import INPUTS
-from skipnets.data.dataset import ImageDataset, mixed_channels
+from skipnets.data.dataset import BANDS_OF_IMAGES, ImageDataset, mixed_channels
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.data.listing import channel_word, counted, passed_over_line
 from skipnets.data.raster import NO_SUCH_PAGE, Header
@@ -30,8 +30,6 @@ _CLASSES_SHOWN = 20
 _FIRST, _LAST = 12, 4
 # Of how many images with more than 8 bits the values are looked at.
 _MEASURED = 64
-# More channels than satellites have may be the slices of a volume.
-_BANDS_OF_IMAGES = 16
 _RIGHT: Literal["right"] = "right"
 # Spatial axes → what their sides are called, and what lies at each place.
 _SIDE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
@@ -238,7 +236,7 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
         notes=[*listing.notes, *_header_notes(dataset, headers)],
         warnings=[
             *listing.warnings,
-            *_header_warnings(headers, unreadable, looked_at),
+            *_header_warnings(headers, unreadable, looked_at, dataset.dims),
             *depth_warnings,
         ],
         values=values,
@@ -320,24 +318,25 @@ def _header_notes(dataset: ImageDataset, headers: Sequence[Header | VolumeHeader
 
     arrays = (each for each in headers if isinstance(each, Header) and each.format in ("NPY", "NPZ"))
     bands = max((header.channels for header in arrays), default=0)
-    if bands > _BANDS_OF_IMAGES:
+    if bands > BANDS_OF_IMAGES:
         yield f"arrays are read as images of up to {bands} channels; --dims 3 takes them as volumes"
 
 
 def _header_warnings(
-    headers: Sequence[Header | VolumeHeader], unreadable: Mapping[str, str], looked_at: int
+    headers: Sequence[Header | VolumeHeader], unreadable: Mapping[str, str], looked_at: int, dims: int
 ) -> Iterator[str]:
+    what = INPUTS[dims]
     if unreadable:
         first = next(iter(unreadable.items()))
-        yield f"{len(unreadable):,} of {looked_at:,} images cannot be read, such as {first[0]}: {first[1]}"
+        yield f"{len(unreadable):,} of {looked_at:,} {what} cannot be read, such as {first[0]}: {first[1]}"
     channels = {header.channels for header in headers}
-    if len(channels) > 1 and channels - {1, 3}:
-        yield mixed_channels(channels)
+    if len(channels) > 1 and (dims != 2 or channels - {1, 3}):
+        yield mixed_channels(channels, dims)
     bits = {header.bits for header in headers}
     if len(bits) > 1:
         yield (
-            f"images of {' and '.join(map(str, sorted(bits)))} bits are mixed: where classes differ in this, "
-            "the model may learn it instead of what the images show"
+            f"{what} of {' and '.join(map(str, sorted(bits)))} bits are mixed: where classes differ in this, "
+            f"the model may learn it instead of what the {what} show"
         )
 
 

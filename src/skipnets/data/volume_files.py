@@ -10,11 +10,12 @@ C channels, L length, D depth, H height, W width.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -23,7 +24,14 @@ from numpy.typing import NDArray
 
 from skipnets.axes import AXES, INPUTS
 from skipnets.data import arrays, nifti
-from skipnets.data.decoding import MAX_PIXELS, ImageDecodeError, Page, Source, source_name
+from skipnets.data.decoding import (
+    MAX_PIXELS,
+    ImageDecodeError,
+    Page,
+    Source,
+    TooManyPixelsError,
+    source_name,
+)
 from skipnets.data.listing import counted
 from skipnets.data.raster import TooLargeError, check_size
 from skipnets.errors import install_command, one_line
@@ -36,6 +44,14 @@ SUFFIXES: Mapping[int, tuple[str, ...]] = {
     3: (*arrays.SUFFIXES, *nifti.SUFFIXES),
 }
 _DELIMITERS = ";\t,"
+# What becomes of values that are NaN.
+_OF_NAN: Mapping[int, str] = {
+    1: "in signals they are interpolated",
+    3: "in volumes they count as the lower end of the window",
+}
+_said: set[int] = set()  # spatial axes of inputs for which that was logged
+
+logger = logging.getLogger("skipnets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +83,8 @@ class Volume:
     """A signal or a volume.
 
     Attributes:
-        array: (L, C) or (D, H, W, C) finite numbers in the file's own units.
+        array: (L, C) or (D, H, W, C) numbers in the file's own units; of volumes NaN where there is no value,
+            as outside a brain or the field of view.
         bits: Of a value, as stored; with up to 8, values run from 0 (black) to 255 (white).
         spacing: As of `VolumeHeader`.
     """
@@ -80,7 +97,7 @@ class Volume:
 def read_volume(
     source: Source, dims: int, channels: int | None = None, *, max_values: int | None = None
 ) -> Volume:
-    """Read a signal or a volume.
+    """Read a signal or a volume. What is NaN in a signal is interpolated, which is logged once.
 
     Args:
         source: A file, its bytes or an open file, or an array: (L,) or (D, H, W), or with channels as its
@@ -92,8 +109,8 @@ def read_volume(
             `MAX_PIXELS`.
 
     Raises:
-        ImageDecodeError: It cannot be read, has another number of axes or channels, or values that are not
-            finite.
+        ImageDecodeError: It cannot be read, has another number of axes or channels, infinite values, or none
+            that are finite.
     """
     with _one_error(source, max_values):
         if isinstance(source, np.ndarray):
@@ -104,9 +121,9 @@ def read_volume(
         if channels is not None and volume.array.shape[-1] != channels:
             count = counted(volume.array.shape[-1], "channel")
             raise ValueError(f"has {count} where {channels} are expected")
-        if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
-            raise ValueError("has values that are not finite (NaN or infinity)")
-        return volume
+        if volume.array.dtype.kind != "f" or np.isfinite(volume.array).all():
+            return volume
+        return _with_some_missing(volume, dims, source)
 
 
 def read_volume_header(
@@ -165,7 +182,7 @@ def _one_error(source: Source, max_values: int | None) -> Iterator[None]:
     except TooLargeError as error:
         limit = max_values or (source.max_pixels if isinstance(source, Page) else MAX_PIXELS)
         more = "; --max-pixels allows more" if limit == MAX_PIXELS else ""
-        raise ImageDecodeError(
+        raise TooManyPixelsError(
             f"{name}: larger than {limit:,} values, the most that is read{more}"
         ) from error
     except Exception as error:  # damaged files make readers raise nearly anything
@@ -200,6 +217,8 @@ def _opened(source: Source) -> Iterator[tuple[BinaryIO, int]]:
 def _head(file: BinaryIO) -> bytes:
     file.seek(0)
     head = file.read(4096)
+    if not head:
+        raise ValueError("an empty file")
     file.seek(0)
     return head
 
@@ -247,6 +266,30 @@ def _arranged(
     if channels in (shape[0], shape[-1]):
         first = shape[-1] != channels
     return (shape[1:], shape[0], True) if first else (shape[:-1], shape[-1], False)
+
+
+def _with_some_missing(volume: Volume, dims: int, source: Source) -> Volume:
+    """The volume as it is, or the signal with its gaps (NaN) interpolated linearly; it is logged once."""
+    if np.isinf(volume.array).any():
+        raise ValueError("has infinite values")
+    known = ~np.isnan(volume.array)
+    array = volume.array
+    if not known.any():
+        raise ValueError("has no finite value")
+    if dims == 1:
+        if not known.any(0).all():
+            raise ValueError(f"has no finite value in channel {known.any(0).argmin() + 1}")
+        moments = np.arange(len(array))
+        channels = [
+            np.interp(moments, moments[there], values[there])
+            for values, there in zip(array.T, known.T, strict=True)
+        ]
+        array = np.stack(channels, axis=-1).astype(array.dtype)
+    if dims not in _said:
+        _said.add(dims)
+        where = "" if isinstance(source, np.ndarray) else f", such as those of {source_name(source)}"
+        logger.warning("values that are NaN%s: %s", where, _OF_NAN[dims])
+    return replace(volume, array=array)
 
 
 def _kind(dims: int) -> str:

@@ -117,7 +117,10 @@ def resize_axis(
     if before == length:
         return values
     last = np.moveaxis(values, axis, -1)
-    lines = np.ascontiguousarray(last, dtype=np.float32).reshape(-1, before)
-    resized = np.asarray(Image.fromarray(lines).resize((length, len(lines)), interpolation))
+    resized = np.empty((*last.shape[:-1], length), dtype=np.float32)
+    for part, result in zip(last, resized, strict=True):  # the copies in between are small
+        lines = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, before)
+        done = np.asarray(Image.fromarray(lines).resize((length, len(lines)), interpolation))
+        result[...] = done.reshape(result.shape)
     # Bicubic and Lanczos overshoot at edges.
-    return np.moveaxis(resized.reshape(*last.shape[:-1], length), -1, axis).clip(0, 255)
+    return np.moveaxis(resized.clip(0, 255, out=resized), -1, axis)

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from skipnets.axes import INPUTS
-from skipnets.data.dataset import ImageDataset
+from skipnets.data.dataset import ImageDataset, mixed_channels
 from skipnets.data.decoding import ImageDecodeError, none_decoded
 from skipnets.data.raster import Header, Values
 from skipnets.data.volume_files import VolumeHeader, read_volume, read_volume_header
@@ -93,10 +92,7 @@ class VolumeDataset(ImageDataset):
         """
         found = sorted({header.channels for header in self.some_volume_headers})
         if len(found) > 1:
-            raise UserError(
-                f"channels: {INPUTS[self.axes]} of {' and '.join(map(str, found))} channels are mixed, where "
-                "a model takes one number: --exclude leaves files or folders out"
-            )
+            raise UserError(f"channels: {mixed_channels(found, self.axes)}")
         return found[0]
 
     @property

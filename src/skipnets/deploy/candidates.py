@@ -11,6 +11,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import nn
 
 from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
+from skipnets.data.volumes import VolumeDataset
 from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace
 from skipnets.deploy.own_network import trace_own
 from skipnets.deploy.quantize import Quantization, judge, open_calibration, quantize
@@ -80,9 +82,6 @@ def candidates_for(
         candidates.append(
             Candidate(name=f"{label}, eager, channels_last", predict=in_pytorch(plain, layout), baseline=True)
         )
-    if int8 and len(size) != 2:
-        logger.info("8-bit graphs are left out: they are of images alone")
-        int8 = False
     if compiled:
         candidates.append(
             Candidate(
@@ -232,13 +231,14 @@ def in_openvino(graph: Any, threads: int) -> Predict:
 
 def _noise(classifier: Classifier) -> ImageDataset:
     """Labeled noise, to calibrate an 8-bit graph that is only timed."""
-    height, width = classifier.preprocessing.height_width
     generator = np.random.default_rng(0)
-    channels = classifier.preprocessing.channels
-    images = generator.integers(0, 256, (_GENERATED, height, width, max(channels, 3)), dtype=np.uint8)
-    if channels == 1:
+    channels, dims = classifier.preprocessing.channels, classifier.preprocessing.dims
+    shape = (_GENERATED, *classifier.preprocessing.size, channels if dims != 2 else max(channels, 3))
+    images = generator.integers(0, 256, shape, dtype=np.uint8)
+    if channels == 1 and dims == 2:
         images = images[..., 0]
-    return ImageDataset(
+    of_kind = ImageDataset if dims == 2 else partial(VolumeDataset, axes=dims)
+    return of_kind(
         classes=classifier.classes,
         names=[f"noise/{index}" for index in range(_GENERATED)],
         labels=np.arange(_GENERATED) % len(classifier.classes),

@@ -69,6 +69,7 @@ class Export:
         agreement: Of a regression, by how much quantization changes its numbers; None without.
         seconds: Time for one image of each candidate that `"auto"` measured on this machine.
         task: The model's.
+        dims: Spatial axes of its input.
     """
 
     path: Path
@@ -79,6 +80,7 @@ class Export:
     agreement: Agreement | None = None
     seconds: dict[str, float] | None = None
     task: Task = "single-label"
+    dims: int = 2
 
     @property
     def int8(self) -> bool:
@@ -168,7 +170,6 @@ def export_model(
     quantization = None
     if int8:
         assert calibration is not None
-        classifier.preprocessing.require_images("int8")
         dataset = open_calibration(calibration, classifier)
         quantization = Quantization(
             dataset=dataset, max_drop=max_drop, is_right=judge(classifier), scales=classifier.scales
@@ -250,6 +251,7 @@ class Exporter:
             accuracy=accuracy,
             agreement=agreement,
             task=self.classifier.task,
+            dims=self.classifier.preprocessing.dims,
         )
 
     def _graph(self, file_format: ExportFormat) -> Any:

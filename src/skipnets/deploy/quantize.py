@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import INPUTS
 from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import evaluation_batches
@@ -234,17 +235,18 @@ def quantize(
 
 def _check_count(images: int, options: Quantization) -> None:
     """One image more or less must not be more than the drop that is to be noticed."""
+    noun = INPUTS[options.dataset.dims]
     if options.scales is not None:
         if images < _FEWEST_NUMBERS:
             raise UserError(
-                f"calibration: has {images:,} validation images; to judge by how much numbers change it "
+                f"calibration: has {images:,} validation {noun}; to judge by how much numbers change it "
                 f"takes at least {_FEWEST_NUMBERS}"
             )
         return
     needed = math.ceil(100 / max(options.limit, _FINEST_DROP))
     if images < needed:
         raise UserError(
-            f"calibration: has {images:,} validation images, of which one is {100 / images:.2g} points of "
+            f"calibration: has {images:,} validation {noun}, of which one is {100 / images:.2g} points of "
             f"accuracy; to judge max_drop={options.limit:g} it takes at least {needed:,}"
         )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import worded
 from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError
@@ -98,19 +99,21 @@ def _same_answers(
 
 def check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDataset | None) -> CheckImages:
     """The given images, else the validation images of the classifier's run, else generated ones."""
+    dims = classifier.preprocessing.dims
     if data is not None:
         if isinstance(data, ImageDataset):
-            return _sample(data, "the given images", classifier.preprocessing)
-        dims = classifier.preprocessing.dims
+            return _sample(data, worded("the given images", dims), classifier.preprocessing)
         options = options_of_images(data, classifier.task, classifier.classes, dims=dims)
         with naming("check"):
             dataset = open_dataset(data, fractions=None, options=options)
         return _sample(dataset, os.fspath(data), classifier.preprocessing)
     try:
         own = open_own_images(classifier).split("val")
-        return _sample(own, "the run's validation images", classifier.preprocessing)
+        name = worded("the run's validation images", dims)
+        return _sample(own, name, classifier.preprocessing)
     except UserError:
-        return CheckImages(name="generated images", sources=_generated(24, classifier.preprocessing))
+        name = worded("generated images", dims)
+        return CheckImages(name=name, sources=_generated(24, classifier.preprocessing))
 
 
 def _sample(dataset: ImageDataset, name: str, preprocessing: Preprocessing) -> CheckImages:

@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import worded
 from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
@@ -217,11 +218,12 @@ def calibrate(
     )
     trained_on = (evaluation.known or {}).get("train", 0)
     if trained_on or evaluation.split == "train":
-        raise UserError(
-            f"{evaluation.data}: {trained_on or len(evaluation.names):,} of these images were "
+        reason = (
+            f"{trained_on or len(evaluation.names):,} of these images were "
             "trained on, and the model knows them better than others: "
             "use the split val, or images it has not seen"
         )
+        raise UserError(f"{evaluation.data}: {worded(reason, evaluation.dims)}")
     warnings = _warnings(evaluation)
     fit: dict[str, Any] = (
         _number_fit(evaluation, classifier.scales or (), joint=joint)
@@ -393,4 +395,4 @@ def _warnings(evaluation: Evaluation | MultiLabelEvaluation | RegressionEvaluati
     if len(evaluation.names) < FEW:
         what = "the temperature is" if not isinstance(evaluation, RegressionEvaluation) else "intervals are"
         caveats.append(f"{len(evaluation.names):,} images are few: {what} uncertain")
-    return caveats
+    return [worded(caveat, evaluation.dims) for caveat in caveats]

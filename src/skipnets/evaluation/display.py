@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skipnets.evaluation.fold_table import fold_table
-from skipnets.evaluation.saving import images_row, note_tables
+from skipnets.evaluation.saving import images_row, inputs_noun, note_tables
 from skipnets.evaluation.selective import selective_rows
 from skipnets.tables import make_table, number_text, percent, properties_table
 
@@ -68,7 +68,7 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
             "recall": "right",
             "F1": "right",
             "AUROC": "right",
-            "images": "right",
+            inputs_noun(metrics): "right",
         },
         (
             [

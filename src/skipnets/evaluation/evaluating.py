@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets import run_folder
+from skipnets.axes import INPUTS
 from skipnets.classifier import Classifier, as_classifier, check_single_label
 from skipnets.data.contents import Content, contents
 from skipnets.data.dataset import ImageDataset
@@ -78,7 +79,7 @@ class Evaluation(SavedEvaluation):
         caveats = super().warnings
         absent = [name for name, count in zip(self.classes, self.metrics.support, strict=True) if not count]
         if absent:
-            caveats.append(f"no images of {listed(absent)}: their metrics are undefined")
+            caveats.append(f"no {INPUTS[self.dims]} of {listed(absent)}: their metrics are undefined")
         return caveats
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,7 +152,7 @@ class Evaluation(SavedEvaluation):
         low, high = self.metrics.accuracy_interval
         note = (
             f"accuracy {self.metrics.accuracy:.1%} (95% interval {100 * low:.1f}–{high:.1%}), "
-            f"{len(self.names):,} images"
+            f"{len(self.names):,} {INPUTS[self.dims]}"
         )
         save_figure(draw_confusion(self.metrics.confusion, self.classes, title=self._title, note=note), path)
 
@@ -231,7 +232,7 @@ def evaluate(
     selective = select(classifier, logits, features, coverage=coverage, reject=reject)
     groups = None if chosen.groups is None else chosen.groups[positions]
     about: dict[str, Any] = {
-        "classifier": classifier.architecture["name"] if classifier.path is None else str(classifier.path),
+        "classifier": classifier.network if classifier.path is None else str(classifier.path),
         "data": name,
         "split": split,
         "names": [chosen.names[position] for position in positions],
@@ -239,6 +240,7 @@ def evaluate(
         "known": None if record is None else record.count(chosen),
         "runs_in": classifier.runs_in,
         "tta": classifier.tta,
+        "dims": classifier.preprocessing.dims,
     }
     if classifier.scales is not None:
         numbers = numbers_by_name(chosen.labels, chosen.classes, classifier.classes, name)[positions]

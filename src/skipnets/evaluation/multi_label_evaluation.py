@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import worded
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.fold_table import fold_table
 from skipnets.evaluation.multi_label import LABEL_METRICS, SUMMARIES, MultiLabelMetrics, all_right
 from skipnets.evaluation.predictions import read_column_predictions
-from skipnets.evaluation.saving import SavedEvaluation, images_row, interval_or_none, note_tables, or_none
+from skipnets.evaluation.saving import (
+    SavedEvaluation,
+    images_row,
+    inputs_noun,
+    interval_or_none,
+    note_tables,
+    or_none,
+)
 from skipnets.evaluation.selective import Selective, selective_rows
 from skipnets.probabilities import sigmoid
 from skipnets.tables import make_table, percent, properties_table
@@ -156,7 +164,8 @@ class MultiLabelEvaluation(SavedEvaluation):
 
 def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
     """Tables of `MultiLabelEvaluation.to_dict()`: overall metrics, metrics of each label, and caveats."""
-    unit = "images" if metrics["groups"] is None else f"{metrics['groups']:,} groups of images"
+    noun = inputs_noun(metrics)
+    unit = noun if metrics["groups"] is None else f"{metrics['groups']:,} groups of {noun}"
     rows = images_row(metrics)
     overall = make_table(
         {
@@ -181,7 +190,7 @@ def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
             for name in LABEL_METRICS
         ),
     )
-    rows["all labels of an image right"] = percent(metrics["exact_match"])
+    rows[worded("all labels of an image right", metrics.get("dims", 2))] = percent(metrics["exact_match"])
     rows["negative log-likelihood"] = _number(metrics["nll"], 4) + " a label"
     rows |= selective_rows(metrics)
     rows["intervals"] = f"bootstrap over {unit}"

@@ -9,6 +9,7 @@ Shapes: N images, C channels, H height, W width, K classes, F features.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
@@ -122,28 +123,34 @@ def altered(inputs: NDArray[Any], rng: np.random.Generator) -> list[NDArray[Any]
     """Images that are like others in part: tiles in another order, averages of two, noise.
 
     Args:
-        inputs: (N, C, H, W), pixels or normalized.
+        inputs: (N, C, H, W), or those of signals or volumes, pixels or normalized.
         rng: Draws the order, the pairs and the noise.
 
     Returns:
         Three batches like `inputs`. Noise has the mean and standard deviation of each image's channels.
     """
-    height, width = (side // _TILES for side in inputs.shape[2:])
     tiled = inputs.copy()
+    tiles = list(itertools.product(*map(_parts, inputs.shape[2:])))
     for image, original in zip(tiled, inputs, strict=True):
-        places = [(y * height, x * width) for y in range(_TILES) for x in range(_TILES)]
-        order = rng.permutation(len(places))
-        for (top, left), other in zip(places, order, strict=True):
-            y, x = places[other]
-            image[:, top : top + height, left : left + width] = original[:, y : y + height, x : x + width]
+        for tile, other in zip(tiles, rng.permutation(len(tiles)), strict=True):
+            image[:, *tile] = original[:, *tiles[other]]
     values = inputs.astype(np.float32)
     # Another image, unless there is but one.
     blended = (values + np.roll(values, 1 + rng.integers(max(len(values) - 1, 1)), axis=0)) / 2
-    mean, std = values.mean((2, 3), keepdims=True), values.std((2, 3), keepdims=True)
+    sides = tuple(range(2, values.ndim))
+    mean, std = values.mean(sides, keepdims=True), values.std(sides, keepdims=True)
     noise = mean + std * rng.standard_normal(values.shape, dtype=np.float32)
     if inputs.dtype == np.uint8:
         blended, noise = (np.rint(each).clip(0, 255) for each in (blended, noise))
     return [tiled, blended.astype(inputs.dtype), noise.astype(inputs.dtype)]
+
+
+def _parts(side: int) -> list[slice]:
+    """Tiles of equal length along an axis; all of one that is too short."""
+    if side < _TILES:
+        return [slice(None)]
+    length = side // _TILES
+    return [slice(start, start + length) for start in range(0, _TILES * length, length)]
 
 
 def _some(dataset: ImageDataset, count: int, rng: np.random.Generator) -> ImageDataset:

@@ -21,7 +21,14 @@ from skipnets.evaluation.confusion import save_figure
 from skipnets.evaluation.fold_table import fold_table
 from skipnets.evaluation.predictions import read_column_predictions
 from skipnets.evaluation.regression import RegressionMetrics
-from skipnets.evaluation.saving import SavedEvaluation, images_row, interval_or_none, note_tables, or_none
+from skipnets.evaluation.saving import (
+    SavedEvaluation,
+    images_row,
+    inputs_noun,
+    interval_or_none,
+    note_tables,
+    or_none,
+)
 from skipnets.evaluation.scatter import draw_scatter
 from skipnets.evaluation.selective import Selective, selective_rows
 from skipnets.tables import make_table, number_text, properties_table
@@ -145,7 +152,8 @@ class RegressionEvaluation(SavedEvaluation):
 
 def regression_tables(metrics: Mapping[str, Any]) -> list[Table]:
     """Tables of `RegressionEvaluation.to_dict()`: metrics of each target, and caveats."""
-    unit = "images" if metrics["groups"] is None else f"{metrics['groups']:,} groups of images"
+    noun = inputs_noun(metrics)
+    unit = noun if metrics["groups"] is None else f"{metrics['groups']:,} groups of {noun}"
     rows = {
         **images_row(metrics),
         **selective_rows(metrics),

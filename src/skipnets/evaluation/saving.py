@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from skipnets import run_folder
+from skipnets.axes import INPUTS, worded
 from skipnets.evaluation.tables import write_table
 from skipnets.files import atomic_path
 from skipnets.tables import Display, properties_table
@@ -23,7 +24,7 @@ from skipnets.tables import Display, properties_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["SavedEvaluation", "images_row", "interval_or_none", "note_tables", "or_none"]
+__all__ = ["SavedEvaluation", "images_row", "inputs_noun", "interval_or_none", "note_tables", "or_none"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +41,7 @@ class SavedEvaluation(Display):
             no record of it.
         runs_in: The model's runtime, device and precision.
         tta: The test-time augmentation.
+        dims: Spatial axes of the model's input: 3 of volumes, 1 of signals.
     """
 
     classifier: str
@@ -50,6 +52,7 @@ class SavedEvaluation(Display):
     known: dict[str, int] | None
     runs_in: str = ""
     tta: str = "none"
+    dims: int = 2
 
     @property
     def warnings(self) -> list[str]:
@@ -70,7 +73,7 @@ class SavedEvaluation(Display):
             caveats.append(
                 f"{len(self.failures):,} of the {count:,} images could not be read and are not counted"
             )
-        return caveats
+        return [worded(caveat, self.dims) for caveat in caveats]
 
     def to_dict(self) -> dict[str, Any]:
         """The metrics as plain values for JSON; undefined ones are None."""
@@ -121,6 +124,7 @@ class SavedEvaluation(Display):
             "split": self.split,
             "images": len(self.names),
             **({} if self.tta == "none" else {"tta": self.tta}),
+            **({} if self.dims == 2 else {"dims": self.dims}),
         }
 
     def _doubts(self) -> dict[str, Any]:
@@ -141,10 +145,15 @@ def interval_or_none(interval: Iterable[float] | None) -> list[float] | None:
     return limits if np.isfinite(limits).all() else None
 
 
+def inputs_noun(metrics: Mapping[str, Any]) -> str:
+    """What was evaluated is called, by the contents of evaluation.json: images, signals or volumes."""
+    return INPUTS[metrics.get("dims", 2)]
+
+
 def images_row(metrics: Mapping[str, Any]) -> dict[str, str]:
     """The first rows of an evaluation's table: what was evaluated, and how."""
     return {
-        "images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",
+        inputs_noun(metrics): f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",
         **({"test-time augmentation": metrics["tta"]} if "tta" in metrics else {}),
     }
 

@@ -25,6 +25,7 @@ _LOG = logging.getLogger("skipnets")
 
 # A client that reads its response only after it has sent everything would see a broken connection instead.
 _SECONDS_TO_DISCARD = 10.0
+_MORE = "; skipnets serve --max-megabytes allows more"
 
 
 class Guard:
@@ -184,7 +185,7 @@ class _Body:
         announced = headers.get("content-length", "0")
         self.complete = announced == "0" and "transfer-encoding" not in headers
         self.is_announced_too_large = announced.isdecimal() and int(announced[:20]) > limit
-        self.too_large = f"the request is larger than {limit:,} bytes, the limit"
+        self.too_large = f"the request is larger than {limit:,} bytes, the limit{_MORE}"
         self._waits = headers.get("expect", "").lower() == "100-continue"
         self._receive = receive
         self._limit = limit

@@ -6,7 +6,13 @@ from dataclasses import dataclass, fields
 
 from skipnets.errors import UserError
 
-__all__ = ["Limits"]
+__all__ = ["BYTES_OF_VALUE", "Limits"]
+
+BYTES_OF_VALUE = 16
+"""Memory of a value of a signal or a volume while it is read, windowed and resized, as tests measure it."""
+
+# What is served without being asked to: a volume of so many voxels along each axis, and of so many channels.
+_SIDE, _CHANNELS = 256, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,23 @@ class Limits:
     connections: int = 512
     client_connections: int = 64
     head_seconds: float = 10.0
+
+    @classmethod
+    def of_input(cls, dims: int, channels: int) -> Limits:
+        """The usual limits for what a model takes: a volume of 256×256×256 voxels in float32 is within them.
+
+        Args:
+            dims: Spatial axes: 1 of signals, 2 of images, 3 of volumes.
+            channels: Values at each place; more than four make no difference.
+        """
+        if dims != 3:
+            return cls()
+        values = _SIDE**3 * min(channels, _CHANNELS)
+        return cls(
+            body_bytes=max(4 * values + 2**20, cls.body_bytes),
+            pixels=max(values, cls.pixels),
+            memory=max(BYTES_OF_VALUE * values, cls.memory),
+        )
 
     def __post_init__(self) -> None:
         for field in fields(self):

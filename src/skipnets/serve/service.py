@@ -25,7 +25,12 @@ from PIL import Image
 
 from skipnets.classifier import Classifier, Prediction
 from skipnets.data.arrays import is_array
-from skipnets.data.decoding import ImageDecodeError, declared_size, decoding_bytes
+from skipnets.data.decoding import (
+    ImageDecodeError,
+    TooManyPixelsError,
+    declared_size,
+    decoding_bytes,
+)
 from skipnets.data.pixel_budget import AbandonedError, PixelBudget
 from skipnets.data.raster import WindowedImage
 from skipnets.data.volume_files import Volume, read_volume_header
@@ -33,7 +38,7 @@ from skipnets.errors import UserError
 from skipnets.probabilities import NOT_FINITE
 from skipnets.serve.batching import Batcher
 from skipnets.serve.explaining import explanation_png, why_unexplained
-from skipnets.serve.limits import Limits
+from skipnets.serve.limits import BYTES_OF_VALUE, Limits
 from skipnets.serve.metrics import Metrics
 from skipnets.uncertainty import check_share
 
@@ -43,8 +48,6 @@ __all__ = ["BusyError", "Service", "Upload"]
 _BODIES_HELD = 4
 # Pillow stores color in four; of a windowed image, three of float32.
 _BYTES_RESIZED = 12
-# Of a signal or a volume, where a value is read, scaled in float64 and resized.
-_BYTES_OF_VALUE = 40
 
 State = Literal["loading", "ready", "draining", "failed"]
 
@@ -307,7 +310,7 @@ class Service:
         self._classifier = classifier
         self.metrics.model.info(
             {
-                "name": str(classifier.architecture["name"]),
+                "name": classifier.network,
                 "runtime": classifier.runtime.name,
                 "skipnets_version": importlib.metadata.version("skipnets"),
             }
@@ -345,16 +348,21 @@ class Service:
         """An image, upright; its memory is reserved while the context is open."""
         source: Any = _Awaited(image.file, given_up) if isinstance(image, Upload) else image
         preprocessing, limit = self.classifier.preprocessing, self.limits.pixels
-        size = decoding_bytes(source, max_pixels=limit, windowed=preprocessing.window is not None)
+        with _naming_option():
+            size = decoding_bytes(source, max_pixels=limit, windowed=preprocessing.window is not None)
+            sides = declared_size(source, max_pixels=limit)
         # A row of a thousand pixels, fitted to the input's height, is some hundred thousand times as large.
-        sides = declared_size(source, max_pixels=limit)
         size += _BYTES_RESIZED * max(
             preprocessing.resized_pixels(*sides), preprocessing.resized_pixels(*sides[::-1])
         )
         if size > self._budget.limit:
-            raise ImageDecodeError(f"image: {self._budget.refusal(size)}")
+            raise self._needs_memory(size)
         with self._budget.reserved(size, abandoned=given_up.is_set):
             yield preprocessing.open(source, max_pixels=limit)
+
+    def _needs_memory(self, size: int) -> ImageDecodeError:
+        more = "skipnets serve --max-image-memory allows more"
+        return ImageDecodeError(f"image: {self._budget.refusal(size)}; {more}")
 
     @contextlib.contextmanager
     def _read_volume(self, image: Upload | NDArray[Any], given_up: threading.Event) -> Iterator[Volume]:
@@ -365,12 +373,13 @@ class Service:
             image.file.seek(0)
             if not is_array(image.file.read(300)):  # the lines of a table take many times their size
                 raise ImageDecodeError("image: must be a signal in a .npy or .npz file")
-        header = read_volume_header(source, preprocessing.dims, preprocessing.channels, max_values=limit)
+        with _naming_option():
+            header = read_volume_header(source, preprocessing.dims, preprocessing.channels, max_values=limit)
         resized = [axis.resized for axis in preprocessing.volume_axes(header.sides, header.spacing)]
         places = max(map(math.prod, (header.sides, resized, preprocessing.size)))
-        size = _BYTES_OF_VALUE * places * header.channels
+        size = BYTES_OF_VALUE * places * header.channels
         if size > self._budget.limit:
-            raise ImageDecodeError(f"image: {self._budget.refusal(size)}")
+            raise self._needs_memory(size)
         with self._budget.reserved(size, abandoned=given_up.is_set):
             yield preprocessing.open_volume(source, max_values=limit)
 
@@ -411,6 +420,15 @@ def _until_given_up() -> Iterator[threading.Event]:
         yield event
     finally:
         event.set()
+
+
+@contextlib.contextmanager
+def _naming_option() -> Iterator[None]:
+    """Name the option that allows larger images."""
+    try:
+        yield
+    except TooManyPixelsError as error:
+        raise ImageDecodeError(f"{error}; skipnets serve --max-megapixels allows more") from error
 
 
 def _answers(

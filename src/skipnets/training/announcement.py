@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from skipnets.axes import INPUTS
+from skipnets.axes import INPUTS, worded
 from skipnets.data.augmentation import AUGMENTATIONS
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import channel_word, counted
@@ -42,7 +42,7 @@ def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
             "start of the run to the end of the evaluation, and is the least that makes sense; epochs that "
             "no longer fit are left out"
         )
-    return as_text([properties_table(lines)])
+    return as_text([properties_table({name: worded(line, dataset.dims) for name, line in lines.items()})])
 
 
 def _seconds(prepared: Prepared, dataset: ImageDataset) -> float | None:

@@ -2,7 +2,8 @@
 
 Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015 (arXiv 1503.02531).
 
-Shapes: N batch, C channels, H height, W width, K classes, labels or targets.
+Shapes: N batch, C channels, H height, W width, K classes, labels or targets; of signals (N, C, L), of volumes
+(N, C, D, H, W).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skipnets.axes import INPUTS
 from skipnets.classifier import Classifier, load
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import Task
@@ -48,7 +50,7 @@ class Teacher:
         scales: Of numbers, those of the network's targets.
 
     Raises:
-        UserError: If it has other classes or another task, or reads other images.
+        UserError: If it has other classes or another task, or reads other images, or signals or volumes.
     """
 
     def __init__(
@@ -63,6 +65,12 @@ class Teacher:
         scales: Sequence[TargetScale] | None = None,
     ) -> None:
         name = classifier.path or "the teacher"
+        its_input = classifier.preprocessing
+        if its_input.dims != preprocessing.dims:
+            raise UserError(
+                f"teacher={name}: must take {INPUTS[preprocessing.dims]}, as the run does, not "
+                f"{INPUTS[its_input.dims]}"
+            )
         if classifier.task != task:
             raise UserError(f"teacher={name}: must have {_HAS[task]}, not {_HAS[classifier.task]}")
         if set(classifier.classes) != set(classes):
@@ -72,21 +80,25 @@ class Teacher:
                 f"teacher={name}: must have the {noun} of the images, not others: {listed(differing)}"
             )
         for field in ("channels", "window", "bits"):
-            its, ours = getattr(classifier.preprocessing, field), getattr(preprocessing, field)
+            its, ours = getattr(its_input, field), getattr(preprocessing, field)
             if its != ours:
                 raise UserError(
-                    f"teacher={name}: must read images as the run does, with {field} {ours}, not {its}"
+                    f"teacher={name}: must read {INPUTS[preprocessing.dims]} as the run does, with {field} "
+                    f"{ours}, not {its}"
                 )
+        self._size = its_input.size
+        self._resizes = its_input.size != preprocessing.size
+        if self._resizes and "center" in (its_input.fit, preprocessing.fit):
+            raise UserError(
+                f"teacher={name}: must have size {preprocessing.size}, not {its_input.size}, as fit=center "
+                "keeps resolutions"
+            )
         self.temperature = temperature
         self.share = share
         self._classifier = classifier
         self._order = [classifier.classes.index(label) for label in classes]
         self._scales = scales
-        self._size = classifier.preprocessing.size
-        self._resizes = classifier.preprocessing.size != preprocessing.size
-        self._student, self._own = (
-            _normalization(each) for each in (preprocessing, classifier.preprocessing)
-        )
+        self._student, self._own = (_normalization(each) for each in (preprocessing, its_input))
 
     @classmethod
     def from_file(
@@ -124,7 +136,7 @@ class Teacher:
             own_mean, own_std = (value.to(images) for value in self._own)
             pixels = images * std + mean
             if self._resizes:
-                pixels = F.interpolate(pixels, self._size, mode="bilinear", antialias=True)
+                pixels = _resized(pixels, self._size)
             batch = ((pixels - own_mean) / own_std).float()  # as its weights are, also in 64-true
             outputs = []
             for member in self._classifier.members:
@@ -215,5 +227,16 @@ _AVERAGES: Mapping[Task, Callable[[Sequence[Tensor]], Tensor]] = {
 
 def _normalization(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
     """(1, C, 1, 1) mean and standard deviation."""
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    shape = (1, -1, *[1] * preprocessing.dims)
+    mean, std = (torch.tensor(values).view(shape) for values in (preprocessing.mean, preprocessing.std))
     return mean, std
+
+
+def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, C, …) at another size: linearly and antialiased along each axis, as preprocessing does."""
+    for axis, side in enumerate(size, 2):
+        lines = images.movedim(axis, -1)
+        planes = lines.flatten(2, -2) if lines.ndim > 3 else lines[:, :, None]
+        resized = F.interpolate(planes, (planes.shape[2], side), mode="bilinear", antialias=True)
+        images = resized.reshape(*lines.shape[:-1], side).movedim(-1, axis)
+    return images

@@ -22,6 +22,7 @@ import numpy as np
 from torch import nn
 
 from skipnets import run_folder
+from skipnets.axes import worded
 from skipnets.classifier import Classifier, load
 from skipnets.data.contents import contents
 from skipnets.data.dataset import ImageDataset
@@ -228,10 +229,11 @@ def _datasets(folds: Folds, config: TrainConfig) -> Iterator[ImageDataset]:
 def _line(first: ImageDataset, folds: Folds) -> str:
     counts = [int((first.splits == name).sum()) for name in ("train", "val", "test")]
     test = int((folds.numbers == 0).sum())
-    return (
+    return worded(
         f"{folds.count} folds, each of about {counts[0]:,} images to train on, {counts[1]:,} to choose the "
         f"best epoch on and {counts[2]:,} held out to evaluate"
-        + (f"; {test:,} test images are left to the ensemble" if test else "")
+        + (f"; {test:,} test images are left to the ensemble" if test else ""),
+        first.dims,
     )
 
 

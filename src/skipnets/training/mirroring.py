@@ -57,8 +57,10 @@ def _gray(train: ImageDataset, index: int) -> Image.Image:
     """An image in gray; of a volume the mean over its depth and its channels, (H, W)."""
     if not isinstance(train, VolumeDataset):
         return render_image(train.source(index)).convert("L")
-    seen = train.values(index, train.channels).array.mean(axis=(0, -1), dtype=np.float32)
-    return Image.fromarray(seen)
+    values = train.values(index, train.channels).array
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=float(np.nanmin(values)))
+    return Image.fromarray(values.mean(axis=(0, -1), dtype=np.float32))
 
 
 def _share_right(

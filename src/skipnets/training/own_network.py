@@ -5,7 +5,6 @@ Shapes: N batch, C channels, H height, W width, K outputs; of signals (N, C, L),
 
 from __future__ import annotations
 
-import copy
 import logging
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from skipnets.errors import UserError, listed, one_line
 from skipnets.models.custom_model import CustomModel
+from skipnets.training.copying import own_copy
 
 __all__ = ["check_step", "usable_channels_last"]
 
@@ -31,10 +31,7 @@ def check_step(model: CustomModel, images: Tensor, *, channels_last: bool = Fals
         UserError: If it fails, returns something else than logits (N, K), or nothing in it is trained.
     """
     name, shape = model.config.name, tuple(images.shape)
-    try:
-        own = copy.deepcopy(model).train()
-    except Exception as error:  # of modules that refuse, such as those with torch.nn.utils.weight_norm
-        raise UserError(f"model: {name} cannot be copied, as training does ({one_line(error)})") from error
+    own = own_copy(model, "model").train()
     if images.dtype == torch.float64:  # Lightning's precision 64-true converts it
         own = own.double()
     if others := [name for name, value in own.stored().state_dict().items() if not isinstance(value, Tensor)]:

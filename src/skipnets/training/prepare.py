@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from skipnets.axes import INPUTS
+from skipnets.axes import INPUTS, worded
 from skipnets.classifier import describe
 from skipnets.data.augmentation import find_augmentation
 from skipnets.data.dataset import ImageDataset
@@ -203,10 +203,11 @@ def prepare(
     if mean is None or std is None:
         measured = channel_statistics(train, reading)
         if config.window is not None and set(measured[0]) in ({0.0}, {1.0}):
-            train.listing.warnings.append(
+            text = (
                 "window: nearly all values of the images looked at lie below or above it, and the images are "
                 f"{'white' if measured[0][0] else 'black'} all over"
             )
+            train.listing.warnings.append(worded(text, train.dims))
         mean, std = mean or measured[0], std or measured[1]
     preprocessing = Preprocessing(
         size,

@@ -15,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.axes import AXES, INPUTS
+from skipnets.axes import AXES, INPUTS, worded
 from skipnets.data.dataset import ImageDataset
+from skipnets.data.decoding import ImageDecodeError, source_name
 from skipnets.data.listing import Listing, counted
 from skipnets.data.splits import SPLITS, find_shares
 from skipnets.data.splitting import deal_out
+from skipnets.data.volume_files import read_volume
 from skipnets.data.volumes import VolumeDataset
 from skipnets.errors import UserError, listed, one_line
 from skipnets.machine import available_memory
@@ -33,7 +35,7 @@ class Samples(Protocol):
 
     An image is a PIL image, an array (H, W) or (H, W, C), or a tensor (C, H, W), all of one size; of uint8,
     or of floats from 0 to 1. A signal is an array (L,) or (L, C), or a tensor (C, L); a volume is an array
-    (D, H, W) or (D, H, W, C), or a tensor (C, D, H, W): of uint8, or of any finite numbers.
+    (D, H, W) or (D, H, W, C), or a tensor (C, D, H, W): of uint8, or of any numbers, NaN where there is none.
 
     A label is a class's number, where there is an attribute `classes` with their names as torchvision's data
     sets have, or else the name itself.
@@ -63,7 +65,8 @@ def given_dataset(config: TrainConfig, images: Images, *, dims: int | None = Non
     )
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
-            raise UserError(f"dataset: there are no images to {purpose} (the split {name} is empty)")
+            nothing = worded("there are no images", dataset.dims)
+            raise UserError(f"dataset: {nothing} to {purpose} (the split {name} is empty)")
     return dataset
 
 
@@ -105,8 +108,8 @@ def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
     shapes = sorted({each.shape for each in pixels})
     if len(shapes) != 1:
         found = listed(["×".join(map(str, shape)) for shape in shapes], 3) or "none"
-        hint = "; a folder or a manifest takes any sizes" if dims == 2 else ""
-        raise UserError(f"dataset: its images must be of one size, not {found}{hint}")
+        hint = "; a folder or a manifest takes any sizes"
+        raise UserError(f"dataset: its {INPUTS[dims]} must be of one size, not {found}{hint}")
     known = [name for samples in parts.values() for name in _classes(samples) or ()]
     order = list(dict.fromkeys(map(str, known))) or sorted(set(labels), key=_numbers_first)
     number = {name: position for position, name in enumerate(order)}
@@ -186,9 +189,13 @@ def _values(volume: Any, name: str, dims: int) -> NDArray[Any]:
             f"{array.dtype} of shape {tuple(volume.shape)}"
         )
     if array.dtype != np.uint8:
-        array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise UserError(f"dataset: {name} has values that are not finite")
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            array = array.astype(np.float32)
+    try:
+        read_volume(array, dims, array.shape[-1])
+    except ImageDecodeError as error:
+        reason = str(error).removeprefix(f"{source_name(array)}: ")
+        raise UserError(f"dataset: {name} {reason}") from error
     return array
 
 

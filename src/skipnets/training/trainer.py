@@ -21,6 +21,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import StrategyRegistry
 from torchmetrics import Metric
 
+from skipnets.axes import worded
 from skipnets.classifier import Classifier, load
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
@@ -59,7 +60,7 @@ from skipnets.training.folds import resume_folds, train_folds
 from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
 from skipnets.training.locking import locked
-from skipnets.training.loggers import check_loggers, log_configuration, make_loggers
+from skipnets.training.loggers import check_loggers, logged, make_loggers
 from skipnets.training.multi_label import fit_thresholds
 from skipnets.training.notebook_progress import NotebookProgress, in_notebook
 from skipnets.training.prepare import Prepared, prepare
@@ -395,7 +396,8 @@ def _train_locked(
         record,
         LiveCurves(record, functools.partial(_draw_curves, run, config)),
     ]
-    loggers = [*make_loggers(run, config), *supplied.loggers]
+    own_loggers = make_loggers(run, config)
+    loggers = [*own_loggers, *supplied.loggers]
     if loggers:
         callbacks.append(LearningRateMonitor("epoch"))
     if average is not None:
@@ -432,11 +434,14 @@ def _train_locked(
                     f"the batches of {each}, so that every step sees the same images as before"
                 )
         data = ImageDataModule(train_images, val_images, prepared.preprocessing, config, shares=steps.shares)
-        if fresh and not is_helper():
-            begin(run, config, dataset.write_splits)
-            log_configuration(loggers, config)
-        with resumable(run), _on_gpu(config.precision):
-            _fit(trainer, task, data, run, checkpoint)
+        with contextlib.ExitStack() as stack:
+            if not is_helper():
+                others = supplied.loggers if fresh else ()  # a resumed one may go on in its run
+                stack.enter_context(logged(own_loggers, config, supplied=others))
+                if fresh:  # once the services have answered
+                    begin(run, config, dataset.write_splits)
+            with resumable(run), _on_gpu(config.precision):
+                _fit(trainer, task, data, run, checkpoint)
     if trainer.global_rank == 0:
         with resumable(run, evaluating=True):
             _finish(run, config, dataset, model)
@@ -598,7 +603,7 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Back
     """
     if skipped := run.skipped:
         _say(
-            f"{counted(len(skipped), 'image')} could not be decoded and "
+            f"{worded(counted(len(skipped), 'image'), dataset.dims)} could not be decoded and "
             f"{'was' if len(skipped) == 1 else 'were'} left out: {listed(skipped)}; "
             f"see {run.skipped_file}"
         )
@@ -615,7 +620,7 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Back
         if caveat := fit_thresholds(classifier, dataset, rule, batch_size=config.batch_size):
             _say(caveat)
     if not len(dataset.split("test")):
-        _say("there are no test images: the model is not evaluated")
+        _say(worded("there are no test images: the model is not evaluated", dataset.dims))
         classifier.save(run.model)
         return
     evaluation = evaluate(classifier, dataset, split="test", batch_size=config.batch_size)
@@ -689,7 +694,8 @@ def training_dataset(config: TrainConfig) -> ImageDataset:
     )
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
-            raise UserError(f"fractions: there are no images to {purpose} (the split {name} is empty)")
+            nothing = worded("there are no images", dataset.dims)
+            raise UserError(f"fractions: {nothing} to {purpose} (the split {name} is empty)")
     return dataset
 
 

@@ -21,7 +21,6 @@ _OF_IMAGES: Mapping[str, Any] = {
     "voi": False,
     "shown_channels": (1, 2, 3),
     "whiten_stem": False,
-    "teacher": None,
 }
 
 
