@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
-from tests.helpers.classifiers import CLASSES, make_classifier, some_image, write_class_folders
+from tests.helpers.classifiers import CLASSES, FORMATS, make_classifier, some_image, write_class_folders
 from tests.helpers.model_files import metadata_of, rewrite
 from tests.helpers.own_networks import TinyNet
 
@@ -203,9 +203,8 @@ def test_thresholds_are_those_of_uncalibrated_probabilities(tmp_path: Path) -> N
     assert ensemble.thresholds == pytest.approx(((moved + 0.8) / 2, 0.5, 1.0))
 
 
-@pytest.mark.parametrize(
-    "file_format", ["onnx", *(pytest.param(each, marks=pytest.mark.slow) for each in ("openvino", "pt2"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_an_export_holds_the_different_networks(both: Path, file_format: Any, tmp_path: Path) -> None:
     suffix = {"onnx": ".onnx", "openvino": "", "pt2": ".pt2"}[file_format]
     exported = load(export_model(both, tmp_path / f"a{suffix}", file_format=file_format).path)
