@@ -39,14 +39,18 @@ Run = dict[str, Any]
 def measure(forced: dict[str, str], arguments: argparse.Namespace, *, first: bool) -> Run:
     """One run of all models with one instruction set."""
     started, before = datetime.datetime.now().astimezone(), others_seconds()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "run.json"
-        command = [sys.executable, str(Path(__file__).with_name("training.py")), "--json", str(file)]
-        command += ["--rounds", str(arguments.rounds), "--models", *arguments.models]
-        command += [] if arguments.no_compile else ["--compile"]
-        command += [] if first else ["--times-alone"]
-        subprocess.run(command, check=True, env={**os.environ, **forced})
-        measured = json.loads(file.read_text())
+    measured: Run = {"results": []}
+    for model in arguments.models:  # Each in a process of its own, as it would be trained.
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "run.json"
+            command = [sys.executable, str(Path(__file__).with_name("training.py")), "--json", str(file)]
+            command += ["--rounds", str(arguments.rounds), "--models", model]
+            command += [] if arguments.no_compile else ["--compile"]
+            command += [] if first else ["--times-alone"]
+            subprocess.run(command, check=True, env={**os.environ, **forced})
+            own = json.loads(file.read_text())
+        measured["machine"] = own["machine"]
+        measured["results"] += own["results"]
     wall = (datetime.datetime.now().astimezone() - started).total_seconds()
     others = (others_seconds() - before) / wall / (os.cpu_count() or 1)
     return {"started": started.isoformat(timespec="minutes"), "others": round(others, 3), **measured}

@@ -1,12 +1,15 @@
-"""How often prediction sets cover, and how well outliers are recognized.
+"""How often prediction sets and intervals cover, and how well outliers are recognized.
 
     python benchmarks/uncertainty.py runs/digits --unseen noise datasets/fashion/test datasets/textures/test
     python benchmarks/uncertainty.py runs/cifar --of test --splits 20 --mapie
+    python benchmarks/uncertainty.py runs/tiles --of test   # several labels (benchmarks/tiles.py)
 
 Coverage: the validation and test images of a run, which it was not trained on, are divided at random, half to
-calibrate and half to test, several times. Printed are the mean and the range of the coverage, the mean size
-of a set, and with --mapie the share of MAPIE's sets (its score "lac") that are the same; its empty sets count
-as the most probable class alone.
+calibrate and half to test, several times. Printed are the mean and the range of the coverage, and the mean
+size of a set; of several labels, which share of an image's labels the sets hold; of numbers, the width of the
+intervals. Of one class an image, there is a row for each kind of set, "by the limit alone" is the coverage
+without the most probable class where that is above the limit, and with --mapie there is the share of MAPIE's
+sets (its score "lac") that are the same; its empty sets count as the most probable class alone.
 
 Outliers: the run is calibrated as `skipnets calibrate` does it, on the first of these divisions. Printed are
 for each unseen set the AUROC of each score, new images against unseen ones, and which share of both is
@@ -23,7 +26,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +37,8 @@ from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import Source
 from skipnets.data.loading import evaluation_batches
-from skipnets.evaluation.evaluating import calibration_images, evaluate_classes
+from skipnets.evaluation import Evaluation, MultiLabelEvaluation, RegressionEvaluation, evaluate
+from skipnets.evaluation.evaluating import calibration_images
 from skipnets.evaluation.outliers import fit_outlier_detector
 from skipnets.inputs import named_sources
 from skipnets.probabilities import softmax
@@ -42,7 +46,12 @@ from skipnets.uncertainty import (
     CalibrationScores,
     OutlierDetector,
     OutlierScore,
+    SetScore,
+    class_scores,
+    label_scores,
+    label_sets,
     outlier_scores,
+    prediction_intervals,
     prediction_sets,
 )
 
@@ -55,30 +64,82 @@ def halves(count: int, seed: int) -> list[NDArray[np.int64]]:
     return np.split(order[: count // 2 * 2], 2)
 
 
-def coverage(
-    logits: NDArray[np.float32], labels: NDArray[np.int64], *, share: float, splits: int, mapie: bool
+def coverage_of_classes(
+    evaluation: Evaluation, score: SetScore, *, share: float, splits: int, mapie: bool
 ) -> dict[str, object]:
     """Coverage and size of the sets of the half of the images that did not calibrate."""
-    probabilities = softmax(logits)
-    covered, sizes, same = [], [], []
+    probabilities, labels = softmax(evaluation.logits), evaluation.labels
+    of_classes = class_scores(probabilities, score)
+    covered, alone, sizes, same = [], [], [], []
     for seed in range(splits):
         fitting, new = halves(len(labels), seed)
-        right = probabilities[fitting, labels[fitting]]
-        sets = prediction_sets(probabilities[new], CalibrationScores.of(1 - right), share)
+        scores = CalibrationScores.of(of_classes[fitting, labels[fitting]])
+        sets = prediction_sets(probabilities[new], scores, share, score)
         covered.append(float(sets[np.arange(len(new)), labels[new]].mean()))
+        alone.append(float((of_classes[new, labels[new]] <= scores.quantile(share)).mean()))
         sizes.append(float(sets.sum(1).mean()))
-        if mapie:
+        if mapie and score == "lac":
             same.append(_same_as_mapie(probabilities, labels, fitting, new, sets, share))
     return {
-        "coverage asked for": share,
-        "images": f"{len(labels) // 2} and {len(labels) // 2}",
+        "kind": score,
+        **summary(share, labels, covered),
         "accuracy": float((probabilities.argmax(1) == labels).mean()),
+        "by the limit alone": float(np.mean(alone)),
+        "size": float(np.mean(sizes)),
+        **({"equal to MAPIE's": float(np.mean(same))} if same else {}),
+    }
+
+
+def coverage_of_labels(evaluation: MultiLabelEvaluation, *, share: float, splits: int) -> dict[str, object]:
+    """The share of an image's labels that the sets hold, of images that have one, and their size."""
+    probabilities, present = evaluation.probabilities, evaluation.labels == 1
+    held, sizes = [], []
+    for seed in range(splits):
+        fitting, new = halves(len(present), seed)
+        scores = label_scores(probabilities[fitting], evaluation.labels[fitting])
+        assert scores is not None
+        sets, having = label_sets(probabilities[new], scores, share), present[new].any(1)
+        shares = (sets & present[new]).sum(1)[having] / present[new].sum(1)[having]
+        held.append(float(shares.mean()))
+        sizes.append(float(sets.sum(1).mean()))
+    return {"kind": "labels", **summary(share, present, held), "size": float(np.mean(sizes))}
+
+
+def coverage_of_numbers(evaluation: RegressionEvaluation, *, share: float, splits: int) -> dict[str, object]:
+    """How many intervals of the first target hold its number, and how wide they are."""
+    known = np.flatnonzero(np.isfinite(evaluation.numbers[:, 0]))
+    numbers, predicted = evaluation.numbers[known, 0], evaluation.predicted[known, 0]
+    errors = np.abs(predicted - numbers)
+    covered, widths = [], []
+    for seed in range(splits):
+        fitting, new = halves(len(numbers), seed)
+        scores = [CalibrationScores.of(errors[fitting])]
+        low, high = prediction_intervals(predicted[new, None], scores, share, [None])[:, 0].T
+        covered.append(float(((low <= numbers[new]) & (numbers[new] <= high)).mean()))
+        widths.append(float((high - low).mean()))
+    return {"kind": "numbers", **summary(share, numbers, covered), "width": float(np.mean(widths))}
+
+
+def summary(share: float, images: NDArray[Any], covered: Sequence[float]) -> dict[str, object]:
+    return {
+        "coverage asked for": share,
+        "images": f"{len(images) // 2} and {len(images) // 2}",
         "coverage": float(np.mean(covered)),
         "lowest": min(covered),
         "highest": max(covered),
-        "size": float(np.mean(sizes)),
-        **({"equal to MAPIE's": float(np.mean(same))} if mapie else {}),
     }
+
+
+def coverage(evaluation: Any, *, share: float, splits: int, mapie: bool) -> list[dict[str, object]]:
+    """A row for each kind of set, or one for intervals."""
+    if isinstance(evaluation, MultiLabelEvaluation):
+        return [coverage_of_labels(evaluation, share=share, splits=splits)]
+    if isinstance(evaluation, RegressionEvaluation):
+        return [coverage_of_numbers(evaluation, share=share, splits=splits)]
+    return [
+        coverage_of_classes(evaluation, score, share=share, splits=splits, mapie=mapie)
+        for score in get_args(SetScore)
+    ]
 
 
 def _same_as_mapie(
@@ -182,18 +243,18 @@ def main() -> None:
     own, _ = calibration_images(classifier, options.data, "all")
     _, training = calibration_images(classifier, options.data, "test")
     images = own.select(np.flatnonzero(np.isin(own.splits, options.of)))
-    evaluation = evaluate_classes(classifier, images, what="coverage", split="all")
-    logits, labels = evaluation.logits, evaluation.labels
+    evaluation = evaluate(classifier, images, split="all")
     covering = [
-        coverage(logits, labels, share=share, splits=options.splits, mapie=options.mapie)
+        row
         for share in options.coverage
+        for row in coverage(evaluation, share=share, splits=options.splits, mapie=options.mapie)
     ]
     result = {
         "model": str(options.model),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "coverage": covering,
-        "outliers": outliers(classifier, images, training, options.unseen),
+        "outliers": outliers(classifier, images, training, options.unseen) if options.unseen else [],
     }
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
 

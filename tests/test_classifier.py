@@ -454,7 +454,9 @@ class TestEnsembles:
         np.testing.assert_allclose(loaded.probabilities(batch()), expected, rtol=1e-5)
         assert loaded.thresholds == pytest.approx((0.3, 0.5, 0.5))
         assert loaded.members[1].task == "multi-label"
-        with pytest.raises(UserError, match=r"^members: must be classifiers of the same task$"):
+        with pytest.raises(
+            UserError, match=r"^member 2: must be a classifier, as member 1 is, not a multi-label"
+        ):
             Classifier.from_members([members[0], several[1]])
 
     def test_its_members_are_classifiers(self, members: list[Classifier], file: Path) -> None:
@@ -487,14 +489,16 @@ class TestEnsembles:
         other = Classifier.from_model(
             members[0].model, classes=("x", "y", "z"), preprocessing=members[0].preprocessing
         )
-        with pytest.raises(UserError, match=r"^members: must be classifiers of the same classes$"):
+        with pytest.raises(
+            UserError, match=r"^member 2: must have the classes of member 1; one of them lacks ant, bee"
+        ):
             Classifier.from_members([members[0], other])
         with pytest.raises(UserError, match=r"^members: must be at least one classifier$"):
             Classifier.from_members([])
-        with pytest.raises(UserError, match=r"^members: must be single networks, not ensembles$"):
+        with pytest.raises(UserError, match=r"^member 1: must be a single network, not an ensemble of 2$"):
             Classifier.from_members([Classifier.from_members(members[:2])] * 2)
         members[0].temperature = members[1].temperature = 2.0
-        with pytest.raises(UserError, match=r"^members: must have a temperature of 1"):
+        with pytest.raises(UserError, match=r"^member 1: must have a temperature of 1, not 2; calibrate"):
             Classifier.from_members(members[:2])
 
     def test_a_damaged_ensemble_is_refused(self, file: Path) -> None:

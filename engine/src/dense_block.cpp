@@ -4,18 +4,18 @@
 #include <cmath>
 #include <cstring>
 
-#include "memory.h"
 #include "openmp.h"
 #include "training_norm.h"
 #include "training_products.h"
-#include "winograd.h"
+#include "training_scratch.h"
 
 namespace skipnets {
 namespace {
 
-/// Padded out = a · panels for neighboring rows.
+/// Padded out = a · panels for neighboring rows, or with a scale relu(a · scale + shift) · panels.
 void multiply(const Kernels& kernels, const ConstMatrix& a, Size rows, const Panels& panels, const Matrix& out,
-              float* packed) {
+              float* packed, const float* scale = nullptr, const float* shift = nullptr) {
+    const Size vectors = ceil_div(panels.depth, kernels.lanes);
     const Size tiles = ceil_div(rows, tile_rows(kernels, panels.vectors));
     const float* source[kMaxRows];
     float* target[kMaxRows];
@@ -26,7 +26,10 @@ void multiply(const Kernels& kernels, const ConstMatrix& a, Size rows, const Pan
             source[r - range.begin] = a.data + r * a.stride;
             target[r - range.begin] = out.data + r * out.stride;
         }
-        kernels.pack(packed, int(range.size()), source, 0, ceil_div(panels.depth, kernels.lanes));
+        if (scale != nullptr)
+            kernels.pack_activated(packed, int(range.size()), source, 0, vectors, scale, shift);
+        else
+            kernels.pack(packed, int(range.size()), source, 0, vectors);
         for (Size panel = 0; panel < panels.count(); ++panel) {
             io.out_offset = panels.first(panel);
             kernels.multiply[panels.width(panel)][range.size()](packed, panels.at(panel), panels.depth, io);
@@ -39,11 +42,12 @@ constexpr Size kTilesTogether = 32;
 
 /// The strips into which images are cut for 3×3 convolutions: some lines of one image.
 struct Strips {
+    Size tile;                             // height and width whose multiples a map is made of
     Size width, lines, each_image, total;  // of a strip's map with its border; lines of a strip without it
 
-    Strips(const DenseBlockShape& shape, int lanes) : width(whole_tiles(shape.width) + 2) {
+    Strips(const DenseBlockShape& shape, int lanes, Size tile) : tile(tile), width(round_up(shape.width, tile) + 2) {
         const Size fitting = kScratchFloats / (width * padded(shape.bottleneck, lanes)) - 2;
-        lines = std::clamp<Size>(fitting / kTile * kTile, kTile, whole_tiles(shape.height));
+        lines = std::clamp<Size>(fitting / tile * tile, tile, round_up(shape.height, tile));
         each_image = ceil_div(shape.height, lines);
         total = shape.images * each_image;
     }
@@ -55,8 +59,8 @@ struct Strip {
     Size lines() const { return end - begin; }
 };
 
-/// What a thread keeps for itself.
-struct Scratch {
+/// What a share of the work has for itself.
+struct Own {
     float *left, *right;      // chunks of rows or a strip of a map with its border, of bottlenecks or features
     float *map;               // a strip of a map of k channels with its border
     float *product, *packed, *elements;
@@ -74,27 +78,31 @@ struct Partial {
 
 class Pass {
 public:
-    Pass(const DenseBlock& block, const Kernels& kernels, int threads)
-        : block_(block), shape_(block.shape), kernels_(kernels), training_(*kernels.training), shares_(threads),
-          strips_(block.shape, kernels.lanes) {
+    /// `tiles` are those of the 3×3 convolution, maps are made of whole ones of `largest`.
+    Pass(const DenseBlock& block, const Kernels& kernels, int threads, const TileKernels& tiles,
+         const TileKernels& largest)
+        : block_(block), shape_(block.shape), kernels_(kernels), training_(*kernels.training), tiles_(tiles),
+          shares_(threads),
+          strips_(block.shape, kernels.lanes, std::max<Size>({tiles.height, tiles.width, largest.height, largest.width})),
+          scratch_(thread_scratch()) {
         const Size lanes = kernels.lanes, widest = std::max(shape_.channels(), shape_.bottleneck);
         wide_ = padded(widest, lanes), narrow_ = padded(shape_.bottleneck, lanes), grown_ = padded(shape_.growth, lanes);
         chunk_ = std::clamp<Size>(kScratchFloats / wide_, 2 * kMaxRows, 8 * kMaxRows);
         partials_.resize(shares_);
-        scratches_.resize(shares_);
+        own_.resize(shares_);
         const Size strip = (strips_.lines + 2) * strips_.width;
         const Size pixels = std::max(chunk_, strips_.lines * shape_.width);
-        for (Scratch& scratch : scratches_) {
-            scratch.left = arena_.floats(std::max(chunk_ * wide_, strip * narrow_));
-            scratch.right = arena_.floats(chunk_ * narrow_);
-            scratch.map = arena_.floats(strip * grown_);
-            scratch.product = arena_.floats(std::max(chunk_ * wide_, pixels * narrow_));
+        for (Own& own : own_) {
+            own.left = scratch_.floats(std::max(chunk_ * wide_, strip * narrow_));
+            own.right = scratch_.floats(chunk_ * narrow_);
+            own.map = scratch_.floats(strip * grown_);
+            own.product = scratch_.floats(std::max(chunk_ * wide_, pixels * narrow_));
             const Size deepest = std::max(whole(shape_.bottleneck), whole(shape_.growth));
-            scratch.packed = arena_.floats(std::max(whole(widest) * kMaxRows,
-                                                    kElements * (deepest * kMaxRows + kElementGap)));
-            scratch.elements = arena_.floats(kElements * kMaxRows * kWidestPanel * lanes);
-            scratch.first = arena_.floats(wide_);
-            scratch.second = arena_.floats(wide_);
+            own.packed = scratch_.floats(std::max(whole(widest) * kMaxRows,
+                                                    tiles_.elements() * (deepest * kMaxRows + kElementGap)));
+            own.elements = scratch_.floats(tiles_.elements() * kMaxRows * kWidestPanel * lanes);
+            own.first = scratch_.floats(wide_);
+            own.second = scratch_.floats(wide_);
         }
     }
 
@@ -103,9 +111,7 @@ protected:
     Size whole(Size channels) const { return round_up(channels, kernels_.lanes); }
 
     Panels make_panels(Size depth, Size outputs) {
-        Panels panels{depth, ceil_div(outputs, kernels_.lanes), kernels_.lanes, nullptr};
-        panels.data = arena_.floats(panels.size());
-        return panels;
+        return skipnets::make_panels(scratch_, depth, outputs, kernels_.lanes);
     }
 
     template <class Work>
@@ -132,7 +138,7 @@ protected:
     void fill_map(float* map, Size stride, const Strip& strip, const float* x, Size x_stride, Size channels,
                   const float* scale_or_slope, const float* shift_or_offset, const float* gradient = nullptr) {
         const Size line = strips_.width * stride;
-        for (Size y = strip.begin - 1; y <= strip.begin + whole_tiles(strip.lines()); ++y) {
+        for (Size y = strip.begin - 1; y <= strip.begin + round_up(strip.lines(), strips_.tile); ++y) {
             float* to = map + (y - strip.begin + 1) * line;
             if (y < 0 || y >= shape_.height) {
                 std::memset(to, 0, line * sizeof(float));
@@ -153,104 +159,125 @@ protected:
 
     /// A 3×3 convolution of a strip with its border: padded out, a row for each pixel.
     void convolve(const float* map, Size stride, Size channels, const Strip& strip, const Panels& panels,
-                  const Matrix& out, Scratch& scratch) {
+                  const Matrix& out, Own& own) {
         const Size line = strips_.width * stride, lanes = kernels_.lanes, vectors = ceil_div(channels, lanes);
-        const Size across = ceil_div(shape_.width, kTile), tiles = across * ceil_div(strip.lines(), kTile);
+        const Size across = ceil_div(shape_.width, tiles_.width);
+        const Size tiles = across * ceil_div(strip.lines(), tiles_.height);
         const Size groups = ceil_div(tiles, tile_rows(kernels_, panels.vectors));
+        const auto place = [&](Size tile) {
+            return std::pair{tile / across * tiles_.height, tile % across * tiles_.width};
+        };
         for (Size group = 0; group < groups; ++group) {
             const Range range = share(tiles, groups, group);
             const int rows = int(range.size());
             const Size element = vectors * rows * lanes + kElementGap;
             for (int r = 0; r < rows; ++r) {
-                const Size tile = range.begin + r;
-                const float* source[kTile + 2];
-                for (int i = 0; i < kTile + 2; ++i)
-                    source[i] = map + (tile / across * kTile + i) * line + tile % across * kTile * stride;
-                kernels_.winograd_input[0](scratch.packed + r * lanes, element, rows * lanes, source, stride, vectors);
+                const auto [y, x] = place(range.begin + r);
+                const float* source[kMostTile + 2];
+                for (int i = 0; i < tiles_.height + 2; ++i) source[i] = map + (y + i) * line + x * stride;
+                tiles_.input(own.packed + r * lanes, element, rows * lanes, source, stride, vectors);
             }
             for (Size panel = 0; panel < panels.count(); ++panel) {
                 const Size width = panels.width(panel) * lanes;
                 float* row[kMaxRows];
-                for (int r = 0; r < rows; ++r) row[r] = scratch.elements + r * width;
+                for (int r = 0; r < rows; ++r) row[r] = own.elements + r * width;
                 Rows io{kZeroRows, 0, row, 0, nullptr, 0, false};
-                for (int e = 0; e < kElements; ++e) {
+                for (int e = 0; e < tiles_.elements(); ++e) {
                     io.out_offset = e * rows * width;
                     kernels_.multiply[panels.width(panel)][rows](
-                        scratch.packed + e * element, panels.at(panel) + e * channels * width, channels, io);
+                        own.packed + e * element, panels.at(panel) + e * channels * width, channels, io);
                 }
                 for (int r = 0; r < rows; ++r) {
-                    const Size y = (range.begin + r) / across * kTile, x = (range.begin + r) % across * kTile;
-                    float* target[kTile];
-                    for (int i = 0; i < kTile; ++i)
+                    const auto [y, x] = place(range.begin + r);
+                    float* target[kMostTile];
+                    for (int i = 0; i < tiles_.height; ++i)
                         target[i] = out.data + ((y + i) * shape_.width + x) * out.stride + panels.first(panel);
-                    kernels_.winograd_output[0](row[r], rows * width, panels.width(panel), target, out.stride,
-                                                int(std::min<Size>(kTile, strip.lines() - y)),
-                                                int(std::min<Size>(kTile, shape_.width - x)), kZeros, nullptr, 0,
-                                                false);
+                    tiles_.output(row[r], rows * width, panels.width(panel), target, out.stride,
+                                  int(std::min<Size>(tiles_.height, strip.lines() - y)),
+                                  int(std::min<Size>(tiles_.width, shape_.width - x)), kZeros, nullptr, 0, false);
                 }
             }
         }
     }
 
     /// Memory for the transformed filters of a 3×3 convolution.
-    Panels make_filters(Size channels, Size outputs) { return make_panels(kElements * channels, outputs); }
+    Panels make_filters(Size channels, Size outputs) { return make_panels(tiles_.elements() * channels, outputs); }
 
-    /// The transformed filter between two channels.
-    void put_filter(const Panels& panels, Size channels, Size channel, Size output, const float* filter) {
-        double transformed[kElements];
-        transform_filter(kFilter2, filter, transformed);
-        float* to = panels.column(output);
-        const Size step = panels.step(output);
-        for (int e = 0; e < kElements; ++e) to[(e * channels + channel) * step] = float(transformed[e]);
+    /// Transforms the filters between `channels` and `outputs`, which are some floats apart each; turned for the
+    /// gradient of the input.
+    void pack_filters(const Panels& panels, Size channels, Size outputs, const float* filters, Size channel_step,
+                      Size output_step, bool turned) {
+        const Size lanes = kernels_.lanes;
+        alignas(64) float taps[9 * 16] = {};
+        for (Size begin = 0; begin < outputs; begin += lanes) {
+            const Size some = std::min(lanes, outputs - begin);
+            const Size step = panels.step(begin);
+            float* const to = panels.column(begin);
+            if (some < lanes) std::fill(taps, taps + 9 * lanes, 0.0f);
+            for (Size channel = 0; channel < channels; ++channel) {
+                const float* from = filters + begin * output_step + channel * channel_step;
+                for (Size o = 0; o < some; ++o, from += output_step)
+                    for (int t = 0; t < 9; ++t) taps[t * lanes + o] = from[turned ? 8 - t : t];
+                tiles_.filter(to + channel * step, channels * step, taps);
+            }
+        }
     }
 
     Size first_row(const Strip& strip) const { return (strip.image * shape_.height + strip.begin) * shape_.width; }
 
-    /// Norm, ReLU and 1×1 convolution of a share's rows: the bottleneck and, in the partial, its statistics.
-    void make_bottleneck(Size layer, int part, const Norm& norm, const Panels& panels) {
-        Scratch& scratch = scratches_[part];
-        Moments& moments = partials_[part].moments;
-        const Size seen = shape_.seen(layer), channels = shape_.channels();
-        const Size bottleneck = shape_.bottleneck, stride = padded(seen, kernels_.lanes);
-        moments.clear(bottleneck);
+    /// Norm, ReLU and 1×1 convolution of a share's rows: the bottleneck. Calls then(rows of a chunk, where it belongs,
+    /// and where it is: there already, or in scratch).
+    template <class Then>
+    void make_bottleneck(Size layer, int part, const Norm& norm, const Panels& panels, Then then) {
+        Own& own = own_[part];
+        const Size seen = shape_.seen(layer), channels = shape_.channels(), bottleneck = shape_.bottleneck;
+        const float *scale = norm.scale.data(), *shift = norm.shift.data();
         for_chunks(part, [&](Size first, Size rows) {
-            const Matrix activated{scratch.left, stride}, product{scratch.product, narrow_};
-            training_.activate(activated, {block_.features + first * channels, channels}, rows, seen,
-                               norm.scale.data(), norm.shift.data());
-            multiply(kernels_, activated, rows, panels, product, scratch.packed);
             const Matrix out{block_.bottlenecks[layer] + first * bottleneck, bottleneck};
-            training_.copy_with_statistics(out, product, rows, bottleneck, scratch.first, scratch.second);
-            moments.add(double(rows), scratch.first, scratch.second);
+            const Matrix product = bottleneck == whole(bottleneck) ? out : Matrix{own.product, narrow_};
+            const ConstMatrix x{block_.features + first * channels, channels};
+            if (whole(seen) <= channels) {  // Whole vectors are read, but nothing behind a row.
+                multiply(kernels_, x, rows, panels, product, own.packed, scale, shift);
+            } else {
+                const Matrix activated{own.left, padded(seen, kernels_.lanes)};
+                training_.activate(activated, x, rows, seen, scale, shift);
+                multiply(kernels_, activated, rows, panels, product, own.packed);
+            }
+            then(rows, out, product);
         });
     }
 
     Panels make_weight1(Size layer) { return make_panels(shape_.seen(layer), shape_.bottleneck); }
 
     void pack_weight1(Size layer, const Panels& panels) {
-        const Size seen = shape_.seen(layer);
+        const Size seen = shape_.seen(layer), lanes = kernels_.lanes;
         const float* weight = block_.layers[layer].weight1;
-        for (Size o = 0; o < shape_.bottleneck; ++o) {
-            float* to = panels.column(o);
-            const Size step = panels.step(o);
-            for (Size c = 0; c < seen; ++c) to[c * step] = weight[o * seen + c];
-        }
+        for (Size begin = 0; begin < seen; begin += lanes)  // Blocks: lines of the cache are used while they are there.
+            for (Size o = 0; o < shape_.bottleneck; ++o) {
+                float* to = panels.column(o);
+                const Size step = panels.step(o);
+                for (Size c = begin; c < std::min(begin + lanes, seen); ++c) to[c * step] = weight[o * seen + c];
+            }
     }
 
     const DenseBlock& block_;
     const DenseBlockShape shape_;
     const Kernels& kernels_;
     const TrainingKernels& training_;
+    const TileKernels& tiles_;
     const int shares_;
     const Strips strips_;
     Size wide_, narrow_, grown_, chunk_;  // strides of scratch; rows of a chunk
-    Arena arena_;
+    Scratch& scratch_;
     std::vector<Partial> partials_;
-    std::vector<Scratch> scratches_;
+    std::vector<Own> own_;
 };
 
 class Forward : public Pass {
 public:
-    using Pass::Pass;
+    Forward(const DenseBlock& block, const Kernels& kernels, int threads)
+        : Forward(block, kernels, threads,
+                  tiles_for_outputs(*kernels.training, block.shape.height, block.shape.width, block.shape.bottleneck)) {}
 
     void run() {
         for (Size layer = 0; layer < shape_.layers; ++layer) {
@@ -261,12 +288,13 @@ public:
     }
 
 private:
+    Forward(const DenseBlock& block, const Kernels& kernels, int threads, const TileKernels& tiles)
+        : Pass(block, kernels, threads, tiles, tiles) {}
+
     void pack(Size layer) {
         pack_weight1(layer, weights1_[layer]);
-        const float* weight = block_.layers[layer].weight2;
-        for (Size o = 0; o < shape_.growth; ++o)
-            for (Size c = 0; c < shape_.bottleneck; ++c)
-                put_filter(weights2_[layer], shape_.bottleneck, c, o, weight + (o * shape_.bottleneck + c) * 9);
+        pack_filters(weights2_[layer], shape_.bottleneck, shape_.growth, block_.layers[layer].weight2, 9,
+                     shape_.bottleneck * 9, false);
     }
 
     void work(Team& team, int member) {
@@ -284,7 +312,7 @@ private:
             const Size seen = shape_.seen(layer), bottleneck = shape_.bottleneck;
             norm.set(mean.data(), variance.data(), given.gamma1, given.beta1, given.eps1, seen);
             team.wait();  // The partial sums have been read by all.
-            for_shares(shares_, team, member, [&](int part) { make_bottleneck(layer, part, norm, weights1_[layer]); });
+            for_shares(shares_, team, member, [&](int part) { measure_bottleneck(layer, part, norm); });
             team.wait();
             merge(mean2.data(), variance2.data(), bottleneck);
             if (member == 0) {
@@ -301,32 +329,43 @@ private:
     }
 
     void measure_input(int part) {
-        Scratch& scratch = scratches_[part];
+        Own& own = own_[part];
         Moments& moments = partials_[part].moments;
         const Size channels = shape_.channels();
         moments.clear(shape_.input_channels);
         for_chunks(part, [&](Size first, Size rows) {
             training_.copy_with_statistics({nullptr, 0}, {block_.features + first * channels, channels}, rows,
-                                           shape_.input_channels, scratch.first, scratch.second);
-            moments.add(double(rows), scratch.first, scratch.second);
+                                           shape_.input_channels, own.first, own.second);
+            moments.add(double(rows), own.first, own.second);
+        });
+    }
+
+    void measure_bottleneck(Size layer, int part, const Norm& norm) {
+        Own& own = own_[part];
+        Moments& moments = partials_[part].moments;
+        moments.clear(shape_.bottleneck);
+        make_bottleneck(layer, part, norm, weights1_[layer], [&](Size rows, const Matrix& out, const Matrix& product) {
+            const Matrix copy = product.data == out.data ? Matrix{nullptr, 0} : out;
+            training_.copy_with_statistics(copy, product, rows, shape_.bottleneck, own.first, own.second);
+            moments.add(double(rows), own.first, own.second);
         });
     }
 
     /// Norm, ReLU and 3×3 convolution of a share's strips: the layer's columns and, in the partial, their statistics.
     void grow(Size layer, int part, const Norm& norm) {
-        Scratch& scratch = scratches_[part];
+        Own& own = own_[part];
         Moments& moments = partials_[part].moments;
         const Size channels = shape_.channels(), bottleneck = shape_.bottleneck;
         moments.clear(shape_.growth);
         for_strips(part, [&](const Strip& strip) {
-            fill_map(scratch.left, narrow_, strip, block_.bottlenecks[layer], bottleneck, bottleneck,
+            fill_map(own.left, narrow_, strip, block_.bottlenecks[layer], bottleneck, bottleneck,
                      norm.scale.data(), norm.shift.data());
-            const Matrix grown{scratch.product, grown_};
-            convolve(scratch.left, narrow_, bottleneck, strip, weights2_[layer], grown, scratch);
+            const Matrix grown{own.product, grown_};
+            convolve(own.left, narrow_, bottleneck, strip, weights2_[layer], grown, own);
             const Size first = first_row(strip), rows = strip.lines() * shape_.width;
             training_.copy_with_statistics({block_.features + first * channels + shape_.seen(layer), channels}, grown,
-                                           rows, shape_.growth, scratch.first, scratch.second);
-            moments.add(double(rows), scratch.first, scratch.second);
+                                           rows, shape_.growth, own.first, own.second);
+            moments.add(double(rows), own.first, own.second);
         });
     }
 
@@ -347,30 +386,41 @@ private:
 
 class Backward : public Pass {
 public:
-    Backward(const DenseBlock& block, bool recompute, float* gradient, float* masked,
-             const std::vector<LayerGradients>& gradients, float* input_gradient, const Kernels& kernels, int threads)
-        : Pass(block, kernels, threads), recompute_(recompute), gradient_(gradient), masked_(masked),
-          gradients_(gradients), input_gradient_(input_gradient) {
-        for (Size layer = 0; layer < shape_.layers; ++layer) {
-            if (recompute) forward1_.push_back(make_weight1(layer));
-            weights1_.push_back(make_panels(shape_.bottleneck, shape_.seen(layer)));
-            weights2_.push_back(make_filters(shape_.growth, shape_.bottleneck));
-        }
-        for (Partial& partial : partials_) {
-            partial.weight1 = arena_.floats(shape_.bottleneck * wide_);
-            partial.weight2 = arena_.floats(kElements * shape_.growth * narrow_);
-        }
-        for (int part = 0; part < shares_; ++part) {
-            inputs_.push_back(arena_.floats(kElements * (kTilesTogether * narrow_ + kElementGap)));
-            outputs_.push_back(arena_.floats(kElements * (kTilesTogether * grown_ + kElementGap)));
-        }
-    }
+    Backward(const DenseBlock& block, bool recompute, const DenseBlockScratch& scratch,
+             const std::vector<LayerGradients>& gradients, const float* gradient, float* input_gradient,
+             const Kernels& kernels, int threads)
+        : Backward(block, recompute, scratch, gradients, gradient, input_gradient, kernels, threads,
+                   tiles_for_outputs(*kernels.training, block.shape.height, block.shape.width, block.shape.growth),
+                   tiles_for_weights(*kernels.training, block.shape.height, block.shape.width,
+                                     block.shape.growth * block.shape.bottleneck)) {}
 
     void run() {
         run_training_team(shares_, [this](Team& team, int member) { work(team, member); });
     }
 
 private:
+    Backward(const DenseBlock& block, bool recompute, const DenseBlockScratch& scratch,
+             const std::vector<LayerGradients>& gradients, const float* gradient, float* input_gradient,
+             const Kernels& kernels, int threads, const TileKernels& tiles, const TileKernels& gradient_tiles)
+        : Pass(block, kernels, threads, tiles, gradient_tiles), recompute_(recompute), gradient_(scratch.gradient),
+          masked_(scratch.masked), given_(gradient), gradients_(gradients), input_gradient_(input_gradient),
+          gradient_tiles_(gradient_tiles) {
+        for (Size layer = 0; layer < shape_.layers; ++layer) {
+            if (recompute) forward1_.push_back(make_weight1(layer));
+            weights1_.push_back(make_panels(shape_.bottleneck, shape_.seen(layer)));
+            weights2_.push_back(make_filters(shape_.growth, shape_.bottleneck));
+        }
+        const Size elements = gradient_tiles_.elements();
+        for (Partial& partial : partials_) {
+            partial.weight1 = scratch_.floats(shape_.bottleneck * wide_);
+            partial.weight2 = scratch_.floats(elements * shape_.growth * narrow_);
+        }
+        for (int part = 0; part < shares_; ++part) {
+            inputs_.push_back(scratch_.floats(elements * (kTilesTogether * narrow_ + kElementGap)));
+            outputs_.push_back(scratch_.floats(elements * (kTilesTogether * grown_ + kElementGap)));
+        }
+    }
+
     // What the members compute alike, each for itself: the correction of every feature (see Correction in
     // skipnets.ops.batch_norm), and the same as slope and offset.
     struct State {
@@ -383,19 +433,14 @@ private:
         const Size seen = shape_.seen(layer), bottleneck = shape_.bottleneck;
         const LayerParameters& given = block_.layers[layer];
         if (recompute_) pack_weight1(layer, forward1_[layer]);
-        for (Size c = 0; c < seen; ++c) {
-            const Panels& panels = weights1_[layer];
-            float* to = panels.column(c);
-            const Size step = panels.step(c);
-            for (Size o = 0; o < bottleneck; ++o) to[o * step] = given.weight1[o * seen + c];
+        const Panels& panels = weights1_[layer];
+        for (Size panel = 0; panel < panels.count(); ++panel) {
+            const Size first = panels.first(panel), width = panels.width(panel) * kernels_.lanes;
+            const Size filled = std::min(width, seen - first);
+            for (Size o = 0; o < bottleneck; ++o)
+                std::copy_n(given.weight1 + o * seen + first, filled, panels.at(panel) + o * width);
         }
-        for (Size o = 0; o < shape_.growth; ++o)
-            for (Size c = 0; c < bottleneck; ++c) {
-                float turned[9];
-                std::reverse_copy(given.weight2 + (o * bottleneck + c) * 9, given.weight2 + (o * bottleneck + c + 1) * 9,
-                                  turned);
-                put_filter(weights2_[layer], shape_.growth, o, c, turned);
-            }
+        pack_filters(weights2_[layer], shape_.growth, bottleneck, given.weight2, bottleneck * 9, 9, true);
     }
 
     void work(Team& team, int member) {
@@ -424,7 +469,7 @@ private:
         Norm& norm = state.norm;
         if (recompute_) {
             norm.set(block_.mean, block_.variance, given.gamma1, given.beta1, given.eps1, seen);
-            for_shares(shares_, team, member, [&](int part) { make_bottleneck(layer, part, norm, forward1_[layer]); });
+            for_shares(shares_, team, member, [&](int part) { repeat_bottleneck(layer, part, norm); });
             team.wait();
         }
 
@@ -461,55 +506,62 @@ private:
         team.wait();
     }
 
+    void repeat_bottleneck(Size layer, int part, const Norm& norm) {
+        make_bottleneck(layer, part, norm, forward1_[layer], [&](Size rows, const Matrix& out, const Matrix& product) {
+            if (product.data != out.data) training_.add(out, product, rows, shape_.bottleneck, false);
+        });
+    }
+
     /// Back through the 3×3 convolution, ReLU and the second norm's scale and shift.
     void back_through_growth(Size layer, int part, const State& state) {
-        Scratch& scratch = scratches_[part];
+        Own& own = own_[part];
         Partial& partial = partials_[part];
         const Norm& norm = state.norm;
         const Size channels = shape_.channels(), bottleneck = shape_.bottleneck, seen = shape_.seen(layer);
         const Size growth = shape_.growth;
         partial.sums.clear(bottleneck);
-        std::fill(partial.weight2, partial.weight2 + kElements * growth * narrow_, 0.0f);
+        std::fill(partial.weight2, partial.weight2 + gradient_tiles_.elements() * growth * narrow_, 0.0f);
         for_strips(part, [&](const Strip& strip) {
-            fill_map(scratch.left, narrow_, strip, block_.bottlenecks[layer], bottleneck, bottleneck,
+            fill_map(own.left, narrow_, strip, block_.bottlenecks[layer], bottleneck, bottleneck,
                      norm.scale.data(), norm.shift.data());
-            fill_map(scratch.map, grown_, strip, block_.features + seen, channels, growth, state.slope.data() + seen,
-                     state.offset.data() + seen, gradient_ + seen);
+            fill_map(own.map, grown_, strip, block_.features + seen, channels, growth, state.slope.data() + seen,
+                     state.offset.data() + seen, gradient_of(layer) + seen);
             add_filter_gradient(part, strip);
-            const Matrix product{scratch.product, narrow_};
-            convolve(scratch.map, grown_, growth, strip, weights2_[layer], product, scratch);
+            const Matrix product{own.product, narrow_};
+            convolve(own.map, grown_, growth, strip, weights2_[layer], product, own);
             const Size offset = first_row(strip) * bottleneck;
             training_.mask({masked_ + offset, bottleneck}, product, {block_.bottlenecks[layer] + offset, bottleneck},
                            strip.lines() * shape_.width, bottleneck, norm.scale.data(), norm.shift.data(), norm.mean.data(),
-                           scratch.first, scratch.second);
-            partial.sums.add(scratch.first, scratch.second);
+                           own.first, own.second);
+            partial.sums.add(own.first, own.second);
         });
     }
 
     /// The gradient of the transformed filters from a strip in the share's scratch: for each element, the product of
     /// the transformed gradients and inputs, summed over the tiles.
     void add_filter_gradient(int part, const Strip& strip) {
-        const Scratch& scratch = scratches_[part];
+        const Own& own = own_[part];
         const Size lanes = kernels_.lanes, growth = shape_.growth, bottleneck = shape_.bottleneck;
-        const Size across = ceil_div(shape_.width, kTile), tiles = across * ceil_div(strip.lines(), kTile);
+        const TileKernels& size = gradient_tiles_;
+        const Size across = ceil_div(shape_.width, size.width), tiles = across * ceil_div(strip.lines(), size.height);
         const Size groups = ceil_div(tiles, kTilesTogether);
         for (Size group = 0; group < groups; ++group) {
             const Range range = share(tiles, groups, group);
             const Size input_element = range.size() * narrow_ + kElementGap;
             const Size output_element = range.size() * grown_ + kElementGap;
             for (Size tile = range.begin; tile < range.end; ++tile) {
-                const Size y = tile / across * kTile, x = tile % across * kTile;
-                const float *input[kTile + 2], *output[kTile];
-                for (int i = 0; i < kTile + 2; ++i)
-                    input[i] = scratch.left + ((y + i) * strips_.width + x) * narrow_;
-                for (int i = 0; i < kTile; ++i)
-                    output[i] = scratch.map + ((y + i + 1) * strips_.width + x + 1) * grown_;
-                kernels_.winograd_input[0](inputs_[part] + (tile - range.begin) * narrow_, input_element, lanes, input,
-                                           narrow_, ceil_div(bottleneck, lanes));
-                training_.square.gradient(outputs_[part] + (tile - range.begin) * grown_, output_element, lanes,
-                                          output, grown_, ceil_div(growth, lanes));
+                const Size y = tile / across * size.height, x = tile % across * size.width;
+                const float *input[kMostTile + 2], *output[kMostTile];
+                for (int i = 0; i < size.height + 2; ++i)
+                    input[i] = own.left + ((y + i) * strips_.width + x) * narrow_;
+                for (int i = 0; i < size.height; ++i)
+                    output[i] = own.map + ((y + i + 1) * strips_.width + x + 1) * grown_;
+                size.input(inputs_[part] + (tile - range.begin) * narrow_, input_element, lanes, input, narrow_,
+                           ceil_div(bottleneck, lanes));
+                size.gradient(outputs_[part] + (tile - range.begin) * grown_, output_element, lanes, output, grown_,
+                              ceil_div(growth, lanes));
             }
-            for (int e = 0; e < kElements; ++e)
+            for (int e = 0; e < size.elements(); ++e)
                 multiply_transposed(kernels_, {outputs_[part] + e * output_element, grown_}, 0, growth,
                                     {inputs_[part] + e * input_element, narrow_}, 0, bottleneck, {1, range.size()},
                                     {partials_[part].weight2 + e * growth * narrow_, narrow_});
@@ -519,15 +571,15 @@ private:
     /// Back through the second norm, the 1×1 convolution, ReLU and the first norm's scale and shift.
     void back_through_bottleneck(Size layer, int part, const Norm& norm, const float* scale2, const float* slope,
                                  const float* offset) {
-        Scratch& scratch = scratches_[part];
+        Own& own = own_[part];
         Partial& partial = partials_[part];
         const Size channels = shape_.channels(), bottleneck = shape_.bottleneck, seen = shape_.seen(layer);
         const Size stride = padded(seen, kernels_.lanes);
         partial.sums.clear(seen);
         std::fill(partial.weight1, partial.weight1 + bottleneck * stride, 0.0f);
         for_chunks(part, [&](Size first, Size rows) {
-            const Matrix incoming{scratch.right, narrow_}, activated{scratch.left, stride};
-            const Matrix product{scratch.product, stride};
+            const Matrix incoming{own.right, narrow_}, activated{own.left, stride};
+            const Matrix product{own.product, stride};
             const ConstMatrix x{block_.features + first * channels, channels};
             training_.combine(incoming, {masked_ + first * bottleneck, bottleneck},
                               {block_.bottlenecks[layer] + first * bottleneck, bottleneck}, rows, bottleneck, scale2,
@@ -535,13 +587,17 @@ private:
             training_.activate(activated, x, rows, seen, norm.scale.data(), norm.shift.data());
             multiply_transposed(kernels_, incoming, 0, bottleneck, activated, 0, seen, {1, rows},
                                 {partial.weight1, stride});
-            multiply(kernels_, incoming, rows, weights1_[layer], product, scratch.packed);
-            training_.mask_and_add({gradient_ + first * channels, channels}, product, x, rows, seen,
-                                   norm.scale.data(), norm.shift.data(), norm.mean.data(), scratch.first,
-                                   scratch.second);
-            partial.sums.add(scratch.first, scratch.second);
+            multiply(kernels_, incoming, rows, weights1_[layer], product, own.packed);
+            training_.mask_and_add({gradient_ + first * channels, channels},
+                                   {gradient_of(layer) + first * channels, channels}, product, x, rows, seen,
+                                   norm.scale.data(), norm.shift.data(), norm.mean.data(), own.first,
+                                   own.second);
+            partial.sums.add(own.first, own.second);
         });
     }
+
+    /// The gradient of the features that arrived before a layer: at first what was given.
+    const float* gradient_of(Size layer) const { return layer == shape_.layers - 1 ? given_ : gradient_; }
 
     void set_line(State& state, Size begin, Size end) {
         const double rows = double(shape_.rows());
@@ -567,20 +623,30 @@ private:
     }
 
     void reduce_weight2(float* out, const Range& outputs) {
+        const Size lanes = kernels_.lanes, bottleneck = shape_.bottleneck;
+        alignas(64) float sums[kMostElements * 16], taps[9 * 16];
         for (Size o = outputs.begin; o < outputs.end; ++o)
-            for (Size c = 0; c < shape_.bottleneck; ++c) {
-                double sums[kElements] = {};
-                for (const Partial& partial : partials_)
-                    for (int e = 0; e < kElements; ++e)
-                        sums[e] += partial.weight2[(e * shape_.growth + o) * narrow_ + c];
-                transform_gradient(sums, out + (o * shape_.bottleneck + c) * 9);
+            for (Size begin = 0; begin < bottleneck; begin += lanes) {
+                for (int e = 0; e < gradient_tiles_.elements(); ++e) {
+                    const Size place = (e * shape_.growth + o) * narrow_ + begin;
+                    std::copy_n(partials_[0].weight2 + place, lanes, sums + e * lanes);
+                    for (std::size_t part = 1; part < partials_.size(); ++part)
+                        for (Size lane = 0; lane < lanes; ++lane)
+                            sums[e * lanes + lane] += partials_[part].weight2[place + lane];
+                }
+                gradient_tiles_.filter_gradient(taps, sums, lanes);
+                for (Size lane = 0; lane < std::min(lanes, bottleneck - begin); ++lane)
+                    for (int t = 0; t < 9; ++t)
+                        out[(o * bottleneck + begin + lane) * 9 + t] = taps[t * lanes + lane];
             }
     }
 
     const bool recompute_;
     float *const gradient_, *const masked_;
+    const float* const given_;
     const std::vector<LayerGradients>& gradients_;
     float* const input_gradient_;
+    const TileKernels& gradient_tiles_;
     std::vector<Panels> forward1_, weights1_, weights2_;
     std::vector<float*> inputs_, outputs_;  // transformed tiles of each share
 };
@@ -591,10 +657,10 @@ void dense_block_forward(const DenseBlock& block, const Kernels& kernels, int th
     Forward(block, kernels, threads).run();
 }
 
-void dense_block_backward(const DenseBlock& block, bool recompute, float* gradient, float* masked,
-                          const std::vector<LayerGradients>& gradients, float* input_gradient,
+void dense_block_backward(const DenseBlock& block, bool recompute, const DenseBlockScratch& scratch,
+                          const std::vector<LayerGradients>& gradients, const float* gradient, float* input_gradient,
                           const Kernels& kernels, int threads) {
-    Backward(block, recompute, gradient, masked, gradients, input_gradient, kernels, threads).run();
+    Backward(block, recompute, scratch, gradients, gradient, input_gradient, kernels, threads).run();
 }
 
 }  // namespace skipnets

@@ -44,11 +44,15 @@ struct DenseBlock {
 /// Fills in features, statistics and bottlenecks.
 void dense_block_forward(const DenseBlock& block, const Kernels& kernels, int threads);
 
-/// The gradients of all parameters and, if it is not null, of the input (M, C₀).
-/// `gradient` (M, C) is that of the features and is written over; `masked` (M, K) is scratch. With `recompute` the
-/// bottlenecks are computed again first.
-void dense_block_backward(const DenseBlock& block, bool recompute, float* gradient, float* masked,
-                          const std::vector<LayerGradients>& gradients, float* input_gradient,
+/// Memory of any content for the backward pass.
+struct DenseBlockScratch {
+    float *gradient, *masked;  // (M, C) and (M, K)
+};
+
+/// The gradients of all parameters and, if it is not null, of the input (M, C₀), from `gradient` (M, C), that of the
+/// features. With `recompute` the bottlenecks are computed again first.
+void dense_block_backward(const DenseBlock& block, bool recompute, const DenseBlockScratch& scratch,
+                          const std::vector<LayerGradients>& gradients, const float* gradient, float* input_gradient,
                           const Kernels& kernels, int threads);
 
 }  // namespace skipnets

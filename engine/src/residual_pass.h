@@ -16,8 +16,6 @@ namespace skipnets::residual {
 constexpr Size kDepth = 512, kPackedFloats = 64 << 10;
 // Register tiles of rows that use a panel of weights while it is in the cache.
 constexpr Size kTilesTogether = 4;
-// Lines of the largest tile's outputs.
-constexpr int kMostTile = 4;
 // Rows that are summed in single precision.
 constexpr Size kRowsTogether = 256;
 

@@ -13,10 +13,6 @@ namespace skipnets::residual {
 
 // Pixels of a piece: fewer make too little of weights that have been fetched, more do not stay in the cache.
 constexpr Size kFewestPixels = 224, kMostPixels = 512;
-// Tiles of 2×4 outputs need a quarter less products than 2×2 and round twice as much, which grows with the channels.
-constexpr Size kMostWide = 32;
-// Weights whose gradient is summed over tiles of 4×4: it takes 36 numbers for each.
-constexpr Size kMostLarge = 128 * 128;
 // Channels above which the rows of scratch need `padded`.
 constexpr Size kMostDense = 128;
 
@@ -94,17 +90,9 @@ private:
         return channels <= kMostDense ? round_up(channels, lanes) : padded(channels, lanes);
     }
 
-    /// Elements of the tiles that cover an image.
-    Size elements(const TileKernels& each) const {
-        return ceil_div(height, each.height) * ceil_div(width, each.width) * each.elements();
-    }
-
     void choose_tiles(const TrainingKernels& training) {
-        const auto better = [&](const TileKernels& each) { return elements(each) < elements(training.square); };
-        const bool narrow = std::max(given->inputs, given->outputs) <= kMostWide;
-        const bool light = given->inputs * given->outputs <= kMostLarge;
-        tiles = narrow && better(training.wide) ? &training.wide : &training.square;
-        gradient_tiles = light && better(training.large) ? &training.large : &training.square;
+        tiles = &tiles_for_outputs(training, height, width, std::max(given->inputs, given->outputs));
+        gradient_tiles = &tiles_for_weights(training, height, width, given->inputs * given->outputs);
         taps = tiles->elements(), gradient_taps = gradient_tiles->elements();
     }
 

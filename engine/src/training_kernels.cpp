@@ -177,9 +177,9 @@ void copy_with_statistics(const Matrix& out, const ConstMatrix& x, Size rows, Si
 }
 
 template <bool Adds, int N, class Part>
-inline void mask_columns(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, Size rows, Size c,
-                         Part part, const float* scale, const float* shift, const float* mean, float* sum,
-                         float* product) {
+inline void mask_columns(const Matrix& out, const ConstMatrix& base, const ConstMatrix& gradient,
+                         const ConstMatrix& x, Size rows, Size c, Part part, const float* scale, const float* shift,
+                         const float* mean, float* sum, float* product) {
     Vector s[N], t[N], center[N], total[N]{}, products[N]{};
     for (int v = 0; v < N; ++v) {
         s[v] = part.read(scale + c + v * L);
@@ -195,8 +195,8 @@ inline void mask_columns(const Matrix& out, const ConstMatrix& gradient, const C
             const Vector passed = value * s[v] + t[v] <= 0 ? Vector{} : given;
             total[v] += passed;
             products[v] += passed * (value - center[v]);
-            float* p = out.data + r * out.stride + c + v * L;
-            part.write(p, Adds ? part.read(p) + s[v] * passed : passed);
+            const Vector added = Adds ? part.read(base.data + r * base.stride + c + v * L) + s[v] * passed : passed;
+            part.write(out.data + r * out.stride + c + v * L, added);
         }
     for (int v = 0; v < N; ++v) {
         part.write(sum + c + v * L, total[v]);
@@ -204,11 +204,18 @@ inline void mask_columns(const Matrix& out, const ConstMatrix& gradient, const C
     }
 }
 
-template <bool Adds>
 void mask(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, Size rows, Size columns,
           const float* scale, const float* shift, const float* mean, float* sum, float* product) {
     for_columns(columns, [&](auto count, Size c, auto part) {
-        mask_columns<Adds, count()>(out, gradient, x, rows, c, part, scale, shift, mean, sum, product);
+        mask_columns<false, count()>(out, out, gradient, x, rows, c, part, scale, shift, mean, sum, product);
+    });
+}
+
+void mask_and_add(const Matrix& out, const ConstMatrix& base, const ConstMatrix& gradient, const ConstMatrix& x,
+                  Size rows, Size columns, const float* scale, const float* shift, const float* mean, float* sum,
+                  float* product) {
+    for_columns(columns, [&](auto count, Size c, auto part) {
+        mask_columns<true, count()>(out, base, gradient, x, rows, c, part, scale, shift, mean, sum, product);
     });
 }
 
@@ -487,8 +494,8 @@ constexpr TrainingKernels make_table() {
     table.combine = combine<true>;
     table.combine_exact = combine<false>;
     table.copy_with_statistics = copy_with_statistics;
-    table.mask = mask<false>;
-    table.mask_and_add = mask<true>;
+    table.mask = mask;
+    table.mask_and_add = mask_and_add;
     table.copy = copy;
     table.add = add;
     table.add_and_activate = add_and_activate;

@@ -35,7 +35,8 @@ struct Lines {
 using Outer = void (*)(const ConstMatrix& a, std::ptrdiff_t a_gap, const ConstMatrix& b, std::ptrdiff_t b_gap,
                        const Lines& pixels, const Matrix& out);
 
-constexpr int kMostElements = 36;
+// Of the largest tile: elements, and lines of outputs.
+constexpr int kMostElements = 36, kMostTile = 4;
 
 /// Winograd's transforms (winograd.h) between a tile of H×W outputs and its E = (H+2)·(W+2) elements. In a tile
 /// rows[i] + j·pixel is number (i, j); element e of the E is e·element floats behind the first.
@@ -79,10 +80,10 @@ struct TrainingKernels {
     void (*mask)(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, std::ptrdiff_t rows,
                  std::ptrdiff_t columns, const float* scale, const float* shift, const float* mean, float* sum,
                  float* product);
-    /// The same, but out += scale · this.
-    void (*mask_and_add)(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, std::ptrdiff_t rows,
-                         std::ptrdiff_t columns, const float* scale, const float* shift, const float* mean,
-                         float* sum, float* product);
+    /// The same, but out = base + scale · this; base may be out.
+    void (*mask_and_add)(const Matrix& out, const ConstMatrix& base, const ConstMatrix& gradient,
+                         const ConstMatrix& x, std::ptrdiff_t rows, std::ptrdiff_t columns, const float* scale,
+                         const float* shift, const float* mean, float* sum, float* product);
 
     // Of residual blocks.
     /// Padded out = x.

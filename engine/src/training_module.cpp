@@ -70,9 +70,9 @@ void forward(const Array& features, const std::vector<std::ptrdiff_t>& maps, con
 
 void backward(const Array& features, const std::vector<std::ptrdiff_t>& maps, const std::vector<Given>& parameters,
               const std::vector<double>& eps1, const std::vector<double>& eps2, const std::vector<Array>& statistics,
-              const std::vector<Array>& bottlenecks, bool recompute, const Array& gradient, const Array& masked,
-              const std::vector<Array>& gradients, const std::optional<Array>& input_gradient, const std::string& isa,
-              int threads) {
+              const std::vector<Array>& bottlenecks, bool recompute, const Given& gradient,
+              const Array& collected, const Array& masked, const std::vector<Array>& gradients,
+              const std::optional<Array>& input_gradient, const std::string& isa, int threads) {
     const DenseBlock block = make_block(features, maps, parameters, eps1, eps2, statistics, bottlenecks);
     const Kernels& kernels = choose_kernels(isa);
     check_threads(threads);
@@ -87,12 +87,13 @@ void backward(const Array& features, const std::vector<std::ptrdiff_t>& maps, co
         out.push_back({each[0], each[1], each[2], each[3], each[4], each[5]});
     }
     const std::size_t rows = std::size_t(shape.rows());
-    float* all = data_of(gradient, rows * shape.channels(), "the gradient");
-    float* scratch = data_of(masked, rows * shape.bottleneck, "masked");
+    const float* given = data_of(gradient, rows * shape.channels(), "the gradient");
+    const DenseBlockScratch scratch{data_of(collected, rows * shape.channels(), "collected"),
+                                    data_of(masked, rows * shape.bottleneck, "masked")};
     float* inputs = input_gradient ? data_of(*input_gradient, rows * shape.input_channels, "the input's gradient")
                                    : nullptr;
     nb::gil_scoped_release release;
-    dense_block_backward(block, recompute, all, scratch, out, inputs, kernels, threads);
+    dense_block_backward(block, recompute, scratch, out, given, inputs, kernels, threads);
 }
 
 /// A convolution of a residual block; its input has `inputs` channels and `rows` is the size of its output.
@@ -218,9 +219,9 @@ void add_training(nb::module_& m) {
     m.def("dense_block_forward", &forward, "features"_a.noconvert(), "maps"_a, "parameters"_a, "eps1"_a, "eps2"_a,
           "statistics"_a.noconvert(), "bottlenecks"_a.noconvert(), "isa"_a, "threads"_a);
     m.def("dense_block_backward", &backward, "features"_a.noconvert(), "maps"_a, "parameters"_a, "eps1"_a, "eps2"_a,
-          "statistics"_a.noconvert(), "bottlenecks"_a.noconvert(), "recompute"_a, "gradient"_a.noconvert(),
-          "masked"_a.noconvert(), "gradients"_a.noconvert(), "input_gradient"_a.none().noconvert(), "isa"_a,
-          "threads"_a);
+          "statistics"_a.noconvert(), "bottlenecks"_a.noconvert(), "recompute"_a, "gradient"_a,
+          "collected"_a.noconvert(), "masked"_a.noconvert(), "gradients"_a.noconvert(),
+          "input_gradient"_a.none().noconvert(), "isa"_a, "threads"_a);
     m.def("residual_block_forward", &residual_forward, "x"_a, "maps"_a, "weights"_a, "norms"_a, "eps"_a, "strides"_a,
           "projects"_a, "zeros_before"_a, "outputs"_a.noconvert(), "y"_a.noconvert(), "isa"_a, "threads"_a);
     m.def("residual_block_backward", &residual_backward, "x"_a, "maps"_a, "weights"_a, "norms"_a, "eps"_a,

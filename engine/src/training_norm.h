@@ -6,16 +6,20 @@
 #include <cstddef>
 #include <vector>
 
+#include "ranges.h"
+
 namespace skipnets {
 
 /// A norm with known statistics.
 struct Norm {
-    std::vector<float> scale, shift, mean;  // y = x · scale + shift
+    std::vector<float> scale, shift;  // y = x · scale + shift; whole vectors, with zeros behind the last channel
+    std::vector<float> mean;
     std::vector<double> inverse_deviation;
 
     void set(const float* means, const float* variances, const float* gamma, const float* beta, double eps,
              std::ptrdiff_t channels) {
-        scale.resize(channels), shift.resize(channels), inverse_deviation.resize(channels);
+        scale.assign(round_up(channels, 16), 0.0f), shift.assign(scale.size(), 0.0f);
+        inverse_deviation.resize(channels);
         mean.assign(means, means + channels);
         for (std::ptrdiff_t c = 0; c < channels; ++c) {
             inverse_deviation[c] = 1 / std::sqrt(double(variances[c]) + eps);

@@ -92,13 +92,29 @@ inline void multiply_transposed(const Kernels& kernels, const ConstMatrix& a, Si
     }
 }
 
-/// 3×3 convolutions at stride 1 take Winograd's algorithm F(2×2, 3×3): tiles of 2×2 pixels, whose 16 elements are
-/// products of their own.
-constexpr int kTile = 2, kElements = 16;
+// Tiles of 2×4 outputs need a quarter less products than 2×2 and round twice as much, which grows with the channels.
+constexpr Size kMostWide = 32;
+// Weights whose gradient is summed over tiles of 4×4: it takes 36 numbers for each.
+constexpr Size kMostLarge = 128 * 128;
+
+/// Elements of the tiles that cover a map.
+inline Size elements(const TileKernels& tiles, Size height, Size width) {
+    return ceil_div(height, tiles.height) * ceil_div(width, tiles.width) * tiles.elements();
+}
+
+/// The tiles of Winograd's algorithm for a 3×3 convolution at stride 1 that sums over so many channels.
+inline const TileKernels& tiles_for_outputs(const TrainingKernels& training, Size height, Size width, Size channels) {
+    const bool fewer = elements(training.wide, height, width) < elements(training.square, height, width);
+    return channels <= kMostWide && fewer ? training.wide : training.square;
+}
+
+/// The same for the gradient of so many filters.
+inline const TileKernels& tiles_for_weights(const TrainingKernels& training, Size height, Size width, Size filters) {
+    const bool fewer = elements(training.large, height, width) < elements(training.square, height, width);
+    return filters <= kMostLarge && fewer ? training.large : training.square;
+}
 
 // Between the elements of transformed tiles, in floats, so that those of one tile lie on different places of the cache.
 constexpr Size kElementGap = 16;
-
-inline Size whole_tiles(Size side) { return round_up(side, kTile); }
 
 }  // namespace skipnets

@@ -58,20 +58,4 @@ void transform_filter(const double (&g_matrix)[T][3], const float* filter, doubl
         }
 }
 
-/// Gᵀ M G of F(2×2, 3×3): from the gradient of a transformed filter to that of the filter.
-inline void transform_gradient(const double* gradient, float* out) {
-    double half[3][4];
-    for (int i = 0; i < 3; ++i)
-        for (int column = 0; column < 4; ++column) {
-            half[i][column] = 0;
-            for (int row = 0; row < 4; ++row) half[i][column] += kFilter2[row][i] * gradient[4 * row + column];
-        }
-    for (int i = 0; i < 3; ++i)
-        for (int j = 0; j < 3; ++j) {
-            double sum = 0;
-            for (int column = 0; column < 4; ++column) sum += half[i][column] * kFilter2[column][j];
-            out[3 * i + j] = float(sum);
-        }
-}
-
 }  // namespace skipnets

@@ -82,6 +82,7 @@ class Classifier(Display):
         path: The file it was loaded from.
         export: Metadata of an export: format, input, int8, check; None for a model file.
         ensemble: Number of networks whose probabilities are averaged; 1 for a single network.
+        architectures: Of an ensemble of different networks, that of each; None where all have `architecture`.
         task: "single-label" for one class an image, "multi-label" for any number of labels, "regression" for
             numbers; `classes` are then the names of the targets.
         thresholds: Of a multi-label classifier, the probability from which on each label counts as present,
@@ -107,6 +108,7 @@ class Classifier(Display):
         path: Path | None = None,
         export: Mapping[str, Any] | None = None,
         ensemble: int = 1,
+        architectures: Sequence[Mapping[str, Any]] | None = None,
         task: Task = "single-label",
         thresholds: Sequence[float] | None = None,
         scales: Sequence[TargetScale] | None = None,
@@ -120,6 +122,7 @@ class Classifier(Display):
             temperature=temperature,
             provenance=provenance,
             members=ensemble,
+            architectures=None if architectures is None else tuple(architectures),
             task=task,
             thresholds=cast(Any, thresholds),
             scales=None if scales is None else tuple(scales),
@@ -133,6 +136,7 @@ class Classifier(Display):
         self.path = path
         self.export = None if export is None else dict(export)
         self.ensemble = description.members
+        self.architectures = description.networks
         self.task = description.task
         self.thresholds = description.thresholds
         self.scales = description.scales
@@ -223,22 +227,37 @@ class Classifier(Display):
         """Create an ensemble: a classifier that averages the probabilities, or numbers, of others.
 
         Args:
-            members: Classifiers of one architecture, with the same classes and preprocessing, such as those
-                of a run's folds. Their temperatures must be 1: `skipnets calibrate` calibrates the ensemble.
-                With several labels an image, the ensemble's thresholds are the means of theirs; regressions
-                must have the same mean and standard deviation of each target.
+            members: Classifiers with the same classes and preprocessing, such as those of a run's folds.
+                Networks of this package may differ; others must be of one architecture. Their temperatures
+                must be 1: `skipnets calibrate` calibrates the ensemble. With several labels an image, the
+                ensemble's thresholds are the means of theirs; regressions must have the same mean and
+                standard deviation of each target.
             provenance: As for `Classifier`; `created` is added if it is missing.
 
         Raises:
             UserError: If there is none, or they differ.
         """
         description = Description.of_ensemble(
-            [member._description() for member in members], provenance=_dated(provenance)
+            [member._description() for member in members],
+            names=[str(member.path or f"member {number}") for number, member in enumerate(members, start=1)],
+            provenance=_dated(provenance),
         )
         runtime = EnsembleRuntime([member.runtime for member in members], task=description.task)
         ensemble = cls._described(description, runtime)
         ensemble._members = tuple(members)
         return ensemble
+
+    def uncalibrated(self) -> Classifier:
+        """The classifier as before `skipnets calibrate`, with the same network; this one is not changed.
+
+        Its temperature is 1, and it has no uncertainty. Thresholds change with the probabilities, so that the
+        same labels are found.
+        """
+        description = self._description().uncalibrated()
+        before = self._described(description, self.runtime, self.path, export=self.export)
+        before.tta = self.tta
+        before._members, before._number, before._origin = self._members, self._number, self._origin
+        return before
 
     @classmethod
     def _described(
@@ -259,6 +278,7 @@ class Classifier(Display):
             path=path,
             export=export,
             ensemble=description.members,
+            architectures=description.architectures,
             task=description.task,
             thresholds=description.thresholds,
             scales=description.scales,
@@ -271,8 +291,11 @@ class Classifier(Display):
         path, runtime = opened.path, opened.runtime
         classifier = cls._described(opened.description, runtime, path, export=opened.export)
         if isinstance(runtime, EnsembleRuntime):
-            single = replace(opened.description, members=1, temperature=1.0, uncertainty=None)
-            classifier._members = tuple(cls._described(single, member, path) for member in runtime.members)
+            single = replace(opened.description.uncalibrated(), members=1, architectures=None)
+            classifier._members = tuple(
+                cls._described(replace(single, architecture=architecture), member, path)
+                for architecture, member in zip(classifier.architectures, runtime.members, strict=True)
+            )
             for number, member in enumerate(classifier._members):
                 member._number = number
         classifier._origin = Origin.of(path, runtime=runtime.name, device=device, threads=threads)
@@ -286,6 +309,7 @@ class Classifier(Display):
             temperature=self.temperature,
             provenance=self.provenance,
             members=self.ensemble,
+            architectures=self.architectures,
             task=self.task,
             thresholds=self.thresholds,
             scales=self.scales,
@@ -298,6 +322,11 @@ class Classifier(Display):
         precision = getattr(self.runtime, "precision", None)
         where = f"{self.runtime.name} on {self.runtime.device}"
         return where if precision is None else f"{where}, {precision}"
+
+    @property
+    def network(self) -> str:
+        """The network's name; of an ensemble of different networks all names, joined by "+"."""
+        return "+".join(dict.fromkeys(str(each["name"]) for each in self.architectures))
 
     @property
     def members(self) -> tuple[Classifier, ...]:
@@ -322,7 +351,7 @@ class Classifier(Display):
         if self.ensemble > 1 and self.export is None:
             raise UserError(
                 f"{self.path or 'this classifier'} is an ensemble of {self.ensemble} networks: name the run "
-                "folder of one of its folds, or in Python take one of classifier.members"
+                "folder of one of its networks, or in Python take one of classifier.members"
             )
         return self._torch_runtime().model
 
@@ -636,8 +665,7 @@ class Classifier(Display):
         )
 
     def _name(self) -> str:
-        name = str(self.architecture["name"])
-        return name if self.ensemble == 1 else f"ensemble of {self.ensemble} {name}"
+        return self.network if self.ensemble == 1 else f"ensemble of {self.ensemble} {self.network}"
 
     def _no_module(self) -> UserError:
         return UserError(
@@ -754,8 +782,10 @@ class Classifier(Display):
             coverage: As of `predict`; `check_calibrated` says whether the classifier can.
         """
         [scores] = self._calibration_scores()
-        of_task = label_sets if self.task == "multi-label" else prediction_sets
-        return of_task(probabilities, scores, coverage)
+        if self.task == "multi-label":
+            return label_sets(probabilities, scores, coverage)
+        assert self.uncertainty is not None
+        return prediction_sets(probabilities, scores, coverage, self.uncertainty.set_score)
 
     def intervals(self, values: NDArray[np.float64], coverage: float) -> NDArray[np.float64]:
         """Prediction intervals of a regression: (N, T) numbers → (N, T, 2), the lowest and the highest.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, get_args
 
@@ -17,8 +17,10 @@ import numpy as np
 
 from skipnets.axes import INPUTS
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.errors import UserError, one_line
+from skipnets.errors import UserError, listed, one_line
+from skipnets.models.custom import CustomConfig
 from skipnets.models.registry import config_from_dict, config_to_dict
+from skipnets.probabilities import logit, sigmoid
 from skipnets.runtimes.graph_format import EXPORT_FORMATS
 from skipnets.runtimes.runtime import InputType, NoFeaturesError
 from skipnets.scaling import TargetScale, common_scales
@@ -118,13 +120,15 @@ class Description:
         preprocessing: How an image becomes the network's input.
         temperature: Divides the logits before the softmax.
         provenance: Where the weights come from, as plain values.
-        members: Number of networks of this architecture whose probabilities or numbers are averaged.
+        members: Number of networks whose probabilities or numbers are averaged.
         task: "single-label" (a softmax over the classes), "multi-label" (a sigmoid for each) or "regression"
             (a number for each).
         thresholds: Of a multi-label classifier, the probability from which on each label counts as present.
             Default: 0.5 for each.
         uncertainty: What prediction sets and the recognition of outliers need; None before calibration.
         scales: Of a regression, the scale of each target.
+        architectures: Of an ensemble of different networks of this package, that of each; the first is
+            `architecture`. None where all are of that one.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -140,6 +144,7 @@ class Description:
     thresholds: tuple[float, ...] | None = None
     uncertainty: Uncertainty | None = None
     scales: tuple[TargetScale, ...] | None = None
+    architectures: tuple[Mapping[str, Any], ...] | None = None
 
     def __post_init__(self) -> None:
         # Converted to a config and back, so that an architecture of an older version is upgraded.
@@ -149,12 +154,16 @@ class Description:
         is_whole = isinstance(self.members, int) and not isinstance(self.members, bool)
         if not is_whole or not 1 <= self.members <= _MOST_MEMBERS:
             raise UserError(f"members={self.members!r}: must be a number of networks, 1 to {_MOST_MEMBERS:,}")
+        architectures = _check_architectures(self.architectures, architecture, self.members)
+        for each in architectures or ():
+            _check_fit(each, self.classes, self.preprocessing)
         thresholds = check_thresholds(self.task, self.thresholds, self.classes)
         check_scales(self.task, self.scales, self.classes)
         if self.task == "regression" and self.temperature != 1:
             raise UserError(f"temperature={self.temperature!r}: must be 1 with task=regression")
         for name, value in (
             ("architecture", architecture),
+            ("architectures", architectures),
             ("thresholds", thresholds),
             ("classes", tuple(self.classes)),
             ("temperature", float(self.temperature)),
@@ -162,27 +171,46 @@ class Description:
         ):
             object.__setattr__(self, name, value)
 
+    @property
+    def networks(self) -> tuple[Mapping[str, Any], ...]:
+        """The architecture of each network."""
+        return self.architectures or (self.architecture,) * self.members
+
+    def uncalibrated(self) -> Self:
+        """The same before calibration: at a temperature of 1, with thresholds that find the same labels."""
+        thresholds = self.thresholds
+        if thresholds is not None and self.temperature != 1:
+            logits = self.temperature * logit(np.array(thresholds))
+            thresholds = tuple(sigmoid(logits).tolist())
+        provenance = {key: value for key, value in self.provenance.items() if key != "calibration"}
+        return replace(self, temperature=1.0, thresholds=thresholds, uncertainty=None, provenance=provenance)
+
     @classmethod
-    def of_ensemble(cls, members: Sequence[Description], *, provenance: Mapping[str, Any]) -> Self:
+    def of_ensemble(
+        cls, members: Sequence[Description], *, names: Sequence[str], provenance: Mapping[str, Any]
+    ) -> Self:
         """The description of an ensemble that averages the probabilities, or numbers, of single networks.
 
         Args:
             members: Those of the networks.
+            names: What messages call each.
             provenance: The ensemble's.
 
         Raises:
-            UserError: If there is none, or they differ in more than thresholds and grades.
+            UserError: If there is none, or they differ in more than architecture, thresholds and grades.
         """
         if not members:
             raise UserError("members: must be at least one classifier")
         first = members[0]
-        for name in ("architecture", "classes", "preprocessing", "temperature", "task"):
-            if any(getattr(member, name) != getattr(first, name) for member in members):
-                raise UserError(f"members: must be classifiers of the same {name}")
-        if first.temperature != 1:
-            raise UserError("members: must have a temperature of 1; calibrate the ensemble instead")
-        if any(member.members > 1 for member in members):
-            raise UserError("members: must be single networks, not ensembles")
+        for name, member in zip(names, members, strict=True):
+            if member.members > 1:
+                raise UserError(f"{name}: must be a single network, not an ensemble of {member.members}")
+            _check_alike(first, member, names=(names[0], name))
+            if member.temperature != 1:
+                raise UserError(
+                    f"{name}: must have a temperature of 1, not {member.temperature:g}; calibrate the "
+                    "ensemble instead"
+                )
         thresholds = [member.thresholds for member in members if member.thresholds is not None]
         scales = [member.scales for member in members if member.scales is not None]
         return cls(
@@ -191,6 +219,7 @@ class Description:
             preprocessing=first.preprocessing,
             temperature=1.0,
             provenance=provenance,
+            architectures=tuple(member.architecture for member in members),
             members=len(members),
             task=first.task,
             thresholds=tuple(np.mean(thresholds, axis=0).tolist()) if thresholds else None,
@@ -215,7 +244,11 @@ class Description:
                     raise UserError(f"{key} is missing or of the wrong type")
             if not isinstance(metadata.get("skipnets_version", ""), str):
                 raise UserError("skipnets_version is of the wrong type")
-            _check_sane(metadata["architecture"])
+            architectures = metadata.get("architectures")
+            if architectures is not None and not isinstance(architectures, list):
+                raise UserError("architectures is of the wrong type")
+            for architecture in (metadata["architecture"], *(architectures or ())):
+                _check_sane(architecture)
             _check_types("provenance", metadata["provenance"], _PROVENANCE)
             uncertainty, scales = metadata.get("uncertainty"), metadata.get("scales")
             return cls(
@@ -229,6 +262,7 @@ class Description:
                 thresholds=metadata.get("thresholds"),
                 uncertainty=None if uncertainty is None else Uncertainty.from_dict(uncertainty),
                 scales=None if scales is None else tuple(map(TargetScale.from_dict, scales)),
+                architectures=None if architectures is None else tuple(architectures),
             )
         except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: damaged metadata ({error})") from error
@@ -244,6 +278,7 @@ class Description:
         return {
             "architecture": dict(self.architecture),
             **({"members": self.members} if self.members > 1 else {}),
+            **({} if self.architectures is None else {"architectures": list(map(dict, self.architectures))}),
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "temperature": self.temperature,
@@ -337,6 +372,61 @@ def _check_types(
         is_wrong = not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)
         if value is not None and is_wrong:
             raise UserError(f"{name}.{key} is {_short(value)}, which is of the wrong type")
+
+
+def _check_architectures(
+    architectures: Sequence[Mapping[str, Any]] | None, first: Mapping[str, Any], members: int
+) -> tuple[Mapping[str, Any], ...] | None:
+    """The architectures of an ensemble's networks; None where all are the first.
+
+    Raises:
+        UserError: If they are not one for each network, or of networks that are no part of this package.
+    """
+    if architectures is None:
+        return None
+    configs = [config_from_dict(each) for each in architectures]
+    upgraded = tuple(map(config_to_dict, configs))
+    if len(upgraded) != members or upgraded[0] != first:
+        raise UserError(
+            f"architectures: must be {members}, one for each network, beginning with architecture"
+        )
+    if all(each == first for each in upgraded):
+        return None
+    if any(isinstance(config, CustomConfig) for config in configs):
+        names = ", ".join(sorted({config.name for config in configs}))
+        raise UserError(
+            f"architectures: must be of networks that skipnets models lists, or all one, not of {names}"
+        )
+    return upgraded
+
+
+def _check_alike(first: Description, other: Description, *, names: tuple[str, str]) -> None:
+    """Check that the outputs of two networks mean the same, of the same images.
+
+    Raises:
+        UserError: If not.
+    """
+    model, name = names
+    if other.task != first.task:
+        raise UserError(
+            f"{name}: must be a {MODEL_NOUNS[first.task]}, as {model} is, not a {MODEL_NOUNS[other.task]}"
+        )
+    if other.classes != first.classes:
+        noun = CLASS_NOUNS[first.task]
+        differing = sorted(set(first.classes) ^ set(other.classes))
+        raise UserError(
+            f"{name}: must have the {noun} of {model}"
+            + (f"; one of them lacks {listed(differing)}" if differing else " in the same order")
+        )
+    if other.preprocessing != first.preprocessing:
+        ours, theirs = first.preprocessing.to_dict(), other.preprocessing.to_dict()
+        differing = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
+        parts = (f"{key} {_short(theirs.get(key))} instead of {_short(ours.get(key))}" for key in differing)
+        hint = "; runs with one splits.csv (--splits) measure the same"
+        raise UserError(
+            f"{name}: must have the preprocessing of {model}, but has {', '.join(parts)}"
+            f"{hint if set(differing) <= {'mean', 'std'} else ''}"
+        )
 
 
 def _check_sane(architecture: Mapping[str, Any]) -> None:

@@ -84,19 +84,25 @@ def open_model(
         raise UserError(f"{file.path}: holds {len(networks)} networks, not {description.members}")
     if precision == "auto" and description.task != "single-label":
         precision = "32-true"  # the trial of "auto" compares the most probable classes, and nothing else
-    try:
-        runtimes = [
+
+    def opened_in(kind: str) -> list[Runtime]:
+        return [
             open_runtime(
-                runtime,
-                architecture=description.architecture,
+                kind,
+                architecture=architecture,
                 tensors=tensors,
                 device=device,
                 threads=threads,
                 precision=precision,
                 network=copy.deepcopy(model) if description.members > 1 else model,
             )
-            for tensors in networks
+            for architecture, tensors in zip(description.networks, networks, strict=True)
         ]
+
+    try:
+        runtimes = opened_in(runtime)
+        if len({each.name for each in runtimes}) > 1:  # the engine supports some of them alone
+            runtimes = opened_in("torch")
     except (TensorsDoNotFitError, MissingNetworkError) as error:
         raise UserError(f"{file.path}: {error}") from error
     one = runtimes[0] if description.members == 1 else EnsembleRuntime(runtimes, task=description.task)
@@ -113,7 +119,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (their
         number of all networks), classes, preprocessing, temperature, provenance; of an ensemble members, its
         number of networks; of a multi-label classifier task and thresholds, of a regression task and scales;
-        of a calibrated one uncertainty, its number of images and its score for outliers.
+        of a calibrated one uncertainty, its number of images and its score for outliers; of an ensemble of
+        different networks architectures, that of each.
 
     Raises:
         UserError: As for `load`, except for problems in the weights.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NOT_FINITE", "sigmoid", "softmax"]
+__all__ = ["NOT_FINITE", "logit", "sigmoid", "softmax"]
 
 NOT_FINITE = "the network's outputs are not finite: its weights or its preprocessing are wrong"
 
@@ -21,6 +21,14 @@ def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDAr
     powers = np.exp(shifted / temperature)
     probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return probabilities
+
+
+def logit(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """What `sigmoid` makes the probabilities of, elementwise; -inf of 0 and inf of 1."""
+    doubled = probabilities.astype(np.float64)
+    with np.errstate(divide="ignore"):
+        difference: NDArray[np.float64] = np.log(doubled) - np.log1p(-doubled)
+    return difference
 
 
 def sigmoid(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:

@@ -92,7 +92,8 @@ def common_scales(members: Sequence[Sequence[TargetScale]]) -> tuple[TargetScale
         ):
             raise UserError(
                 "members: must have the same mean and standard deviation of each target (target_mean, "
-                "target_std), and grades all or none"
+                "target_std; those of the training images differ unless the runs have one splits.csv), and "
+                "grades all or none"
             )
         grades = [scale.grades for scale in scales if scale.grades is not None]
         lowest_and_highest = (

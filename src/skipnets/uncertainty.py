@@ -3,9 +3,13 @@
 All are split conformal prediction (Vovk et al. 2005; Angelopoulos & Bates 2021, arXiv 2107.07511): scores of
 calibration images, which training did not use, bound the score of a new image of the same kind.
 
-Prediction sets are least ambiguous (Sadinle, Lei & Wasserman 2019, arXiv 1609.00451): the score is one minus
-the probability of the true class. Of all sets with this coverage they are the smallest on average, and
-nothing is drawn at random, so a set is the same each time and in each runtime.
+Prediction sets are least ambiguous (LAC: Sadinle, Lei & Wasserman 2019, arXiv 1609.00451), unless adaptive
+ones are asked for: the score is one minus the probability of the true class. Of all sets with this coverage
+they are the smallest on average. Adaptive sets (APS: Romano, Sesia & Candès 2020, arXiv 2006.02544) are large
+where the network is unsure: the score is the sum of the probabilities of all classes that are more probable
+than the true one, and half of its own. Regularized ones (RAPS: Angelopoulos et al. 2021, arXiv 2009.14193)
+add a penalty for each rank beyond a few. Nothing is drawn at random, so a set is the same each time and in
+each runtime: the half stands where these papers have a random share.
 
 Where an image has any number of labels, the sets control the expected share of an image's labels that they
 miss (conformal risk control, Angelopoulos et al. 2024, arXiv 2208.02814). This is the same quantile with
@@ -38,15 +42,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.errors import UserError
+from skipnets.errors import UserError, near_matches
 from skipnets.runtimes.views import check_tta
 
 __all__ = [
     "CalibrationScores",
     "OutlierDetector",
     "OutlierScore",
+    "SetScore",
     "Uncertainty",
+    "check_set_score",
     "check_share",
+    "class_scores",
     "joint_scores",
     "label_scores",
     "label_sets",
@@ -57,6 +64,7 @@ __all__ = [
 ]
 
 OutlierScore = Literal["energy", "max-logit", "knn"]
+SetScore = Literal["lac", "aps", "raps"]
 
 NEIGHBORS = 5
 _MOST_SCORES = 1000
@@ -64,6 +72,7 @@ _MOST_REFERENCES = 2000
 _REFERENCE_BYTES = 1 << 20
 _MOST_FEATURES = 1 << 17
 _MOST_IMAGES = 1 << 40
+_PENALTY, _WITHOUT_PENALTY = 0.01, 5  # of RAPS, for each rank beyond so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +192,35 @@ class CalibrationScores:
         return cls(images, array)
 
 
+def class_scores(probabilities: NDArray[np.floating[Any]], score: SetScore) -> NDArray[np.float64]:
+    """How little each class fits each image; a prediction set holds the classes with the lowest scores.
+
+    Args:
+        probabilities: (N, K).
+        score: "lac" is one minus the probability; "aps" the sum of the probabilities of the more probable
+            classes and half of its own; "raps" adds 0.01 for each rank beyond the fifth.
+
+    Returns:
+        (N, K).
+    """
+    exact = probabilities.astype(np.float64)
+    if score == "lac":
+        return 1 - exact
+    order = np.argsort(-exact, axis=1, kind="stable")
+    falling = np.take_along_axis(exact, order, 1)
+    ranked = np.cumsum(falling, axis=1) - falling / 2
+    if score == "raps":
+        ranked += _PENALTY * np.maximum(np.arange(1, exact.shape[1] + 1) - _WITHOUT_PENALTY, 0)
+    scores = np.empty_like(exact)
+    np.put_along_axis(scores, order, ranked, 1)
+    return scores
+
+
 def prediction_sets(
-    probabilities: NDArray[np.floating[Any]], scores: CalibrationScores, coverage: float
+    probabilities: NDArray[np.floating[Any]],
+    scores: CalibrationScores,
+    coverage: float,
+    score: SetScore = "lac",
 ) -> NDArray[np.bool_]:
     """Sets of classes that contain the true one with a given probability.
 
@@ -194,8 +230,9 @@ def prediction_sets(
 
     Args:
         probabilities: (N, K).
-        scores: Of one minus the probability of the true class.
+        scores: The `class_scores` of the true classes of calibration images.
         coverage: Above 0, below 1.
+        score: Which of them.
 
     Returns:
         (N, K), whether a class is in the set.
@@ -203,7 +240,7 @@ def prediction_sets(
     Raises:
         UserError: If there are too few calibration images for this coverage.
     """
-    sets: NDArray[np.bool_] = 1 - probabilities.astype(np.float64) <= scores.quantile(coverage)
+    sets: NDArray[np.bool_] = class_scores(probabilities, score) <= scores.quantile(coverage)
     sets[np.arange(len(sets)), probabilities.argmax(1)] = True
     return sets
 
@@ -416,8 +453,9 @@ class Uncertainty:
     Args:
         temperature: At which the scores of prediction sets were computed.
         tta: The test-time augmentation with which everything was computed.
-        sets: The scores of prediction sets: one minus the probability of the true class of calibration
-            images, or those of `label_scores`; None where there are no sets.
+        sets: The scores of prediction sets: `class_scores` of the true classes of calibration images, or
+            those of `label_scores`; None where there are no sets.
+        set_score: Which of the former.
         intervals: Of a regression, the absolute residuals of calibration images for each target, or
             `joint_scores`.
         outliers: How unusual images are recognized; None where that was not possible.
@@ -426,6 +464,7 @@ class Uncertainty:
     temperature: float
     tta: str
     sets: CalibrationScores | None = None
+    set_score: SetScore = "lac"
     intervals: tuple[CalibrationScores, ...] = ()
     outliers: OutlierDetector | None = None
 
@@ -482,6 +521,7 @@ class Uncertainty:
             "temperature": self.temperature,
             "tta": self.tta,
             **({} if self.sets is None else {"sets": self.sets.to_dict()}),
+            **({} if self.set_score == "lac" else {"set_score": self.set_score}),
             **({"intervals": [each.to_dict() for each in self.intervals]} if self.intervals else {}),
             **({} if self.outliers is None else {"outliers": self.outliers.to_dict()}),
         }
@@ -496,10 +536,13 @@ class Uncertainty:
         try:
             tta = _field(values, "tta", str)
             check_tta(tta)
+            set_score: Any = _field(values, "set_score", str) if "set_score" in values else "lac"
+            check_set_score(set_score)
             return cls(
                 temperature=_field(values, "temperature", float),
                 tta=tta,
                 sets=CalibrationScores.from_dict(_field(values, "sets", dict)) if "sets" in values else None,
+                set_score=set_score,
                 intervals=tuple(
                     CalibrationScores.from_dict(each)
                     for each in (_field(values, "intervals", list) if "intervals" in values else ())
@@ -522,6 +565,16 @@ def check_share(**options: float | None) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and 0 < value < 1):
             raise UserError(f"{name}={value!r}: must be above 0 and below 1, such as 0.9")
+
+
+def check_set_score(score: object) -> None:
+    """Check the name of a score of prediction sets.
+
+    Raises:
+        UserError: If it is none of `SetScore`.
+    """
+    if score not in (names := get_args(SetScore)):
+        raise UserError(f"sets={score}: must be one of {', '.join(names)}{near_matches(str(score), names)}")
 
 
 def _without(what: str) -> str:

@@ -53,6 +53,11 @@ def test_empty_cells_are_unknown_numbers(tmp_path: Path) -> None:
     path = write(tmp_path, "path,age,size", "a.png,41,1", "b.png, ,")
     with pytest.raises(UserError, match="line 3: age, size are empty, as in 1 row; every image needs at"):
         find_dataset(path, fractions=None, options=DataOptions(targets=("age", "size")))
+    path = write(tmp_path, "path,age,size", "a.png,41,NA", "b.png,42,2")
+    with pytest.raises(
+        UserError, match=r"line 2: size='NA': must be a finite .*, or empty where it is not k"
+    ):
+        find_dataset(path, fractions=None, options=DataOptions(targets=("age", "size")))
     path = write(tmp_path, "path,age,size", "a.png,41,", "b.png,42,")
     with pytest.raises(UserError, match="size is empty in every row, so there is nothing to learn"):
         find_dataset(path, fractions=None, options=DataOptions(targets=("age", "size")))
@@ -164,6 +169,14 @@ def test_the_only_column_of_numbers_is_the_target(tmp_path: Path) -> None:
     path = write(tmp_path, "path,name", "a.png,x", "b.png,y")
     with pytest.raises(UserError, match="which columns are to be predicted"):
         find_dataset(path, fractions=None, options=options)
+
+
+def test_numbers_of_rows_without_a_name_are_no_target(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,,age", "a.png,0,41", "b.png,1,42.5")  # as pandas writes a table
+    assert find_dataset(path, fractions=None, options=DataOptions(task="regression")).classes == ("age",)
+    path = write(tmp_path, "path,,age", "a.png,0,41", "b.png,1,")
+    with pytest.raises(UserError, match="which columns are to be predicted"):
+        find_dataset(path, fractions=None, options=DataOptions(task="regression"))
 
 
 def test_what_has_no_numbers_is_refused(tmp_path: Path) -> None:

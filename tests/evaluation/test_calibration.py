@@ -274,6 +274,29 @@ def test_sets_cover_new_images_and_altered_ones_are_rejected() -> None:
         classifier.predict(one, coverage=0.7)
 
 
+def test_sets_are_made_as_it_was_asked_for(label_run: Run) -> None:
+    classifier = reader()
+    images = gray(300, wrong_every=5, splits=("val", "train"))
+    assert calibrate(classifier, images, sets="aps").sets == "aps"
+    probabilities = classifier.probabilities(classifier.preprocess(list(images.images[:40])))
+    assert classifier.uncertainty is not None
+    assert classifier.uncertainty.sets is not None
+    limit = classifier.uncertainty.sets.quantile(0.7)
+    for row, prediction in zip(
+        probabilities.tolist(), classifier.predict(list(images.images[:40]), coverage=0.7), strict=True
+    ):
+        ranked = sorted(zip(row, classifier.classes, strict=True), key=lambda each: -each[0])
+        shares = np.array([share for share, _ in ranked])
+        scores = (np.cumsum(shares) - shares / 2).tolist()
+        wanted = [name for (_, name), score in zip(ranked, scores, strict=True) if score <= limit]
+        assert prediction.prediction_set == tuple(wanted or [ranked[0][1]])
+    assert classifier.provenance["calibration"]["sets"] == "aps"
+    with pytest.raises(UserError, match="sets=best: must be one of lac, aps, raps"):
+        calibrate(classifier, images, sets="best")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="sets=raps: must be lac with a multi-label classifier; others"):
+        calibrate(load(label_run, runtime="torch", device="cpu"), sets="raps")
+
+
 def test_the_temperature_of_several_labels_has_the_lowest_loss() -> None:
     generator = np.random.default_rng(0)
     logits = 3 * generator.normal(size=(200, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import (
     average_precision_score,
     f1_score,
@@ -12,6 +13,7 @@ from sklearn.metrics import (
     recall_score,
     roc_auc_score,
 )
+from torchmetrics.functional.classification import binary_calibration_error
 
 from skipnets.evaluation.intervals import auroc_interval, wilson_interval
 from skipnets.evaluation.multi_label import WeightedRanking, measure_labels, ranking_metrics
@@ -48,6 +50,8 @@ def test_metrics_are_scikit_learns_on_the_known_labels() -> None:
         assert {name: values[index] for name, values in metrics.labels.items()} == pytest.approx(expected)
         assert (metrics.present[index], metrics.absent[index]) == (present.sum(), (~present).sum())
         assert metrics.unknown[index] == (~known).sum()
+        theirs = binary_calibration_error(torch.from_numpy(scores), torch.from_numpy(present), n_bins=15)
+        assert metrics.ece[index] == pytest.approx(theirs.item(), rel=1e-5)
     known = np.isfinite(labels)
     flat, scores = labels[known] == 1, probabilities[known]
     found = (probabilities >= THRESHOLDS)[known]

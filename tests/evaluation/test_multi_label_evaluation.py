@@ -71,6 +71,8 @@ def test_tables_show_every_label_and_what_is_in_doubt(evaluation: MultiLabelEval
     areas = evaluation.metrics.labels["auroc"][1]
     low, high = evaluation.metrics.intervals["auroc"][1]
     assert f" {areas:.3f}  {low:.3f} to {high:.3f}  " in text
+    [row] = [line.split() for line in text.splitlines() if line.startswith("dog ") and "%" in line]
+    assert row[-1] == f"{evaluation.metrics.ece[1]:.2%}"
     assert "3 of the 31 images were trained on" in " ".join(text.split())
     assert "1 of the 31 images could not be read" in " ".join(text.split())
     assert "known to have none: AUROC and average precision are undefined" in " ".join(text.split())

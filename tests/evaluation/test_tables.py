@@ -38,6 +38,13 @@ def test_csv(tmp_path: Path) -> None:
     assert [row[1:] for row in rows[1:]] == [["0.1", "1"], ["0.25", "2"], ["1.0", ""]]
 
 
+def test_a_name_of_a_column_is_no_formula(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", {"path": ["a.png"], '=HYPERLINK("x")': ["1"], "=1+1": ["@x"]})
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["path", '\'=HYPERLINK("x")', "'=1+1"], ["a.png", "1", "'@x"]]
+
+
 def test_json_lines(tmp_path: Path) -> None:
     write_table(tmp_path / "t.jsonl", COLUMNS)
     rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text("utf-8").splitlines()]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from skipnets.ops import chunks
 from skipnets.ops.chunks import MapShape, empty_maps
-from skipnets.ops.memory import Memory
+from skipnets.ops.memory import Memory, _Block
 
 
 def test_memory_is_lent_again_only_when_no_tensor_uses_it():
@@ -41,6 +41,17 @@ def test_tensors_never_share_memory_and_no_more_is_held_than_was_used(steps):
         assert len({value[0] for value in values}) == len(values)
         most = max(most, len(alive))
         assert memory.held_bytes <= most * (5000 + 64)
+
+
+def test_lending_looks_at_each_piece_a_few_times_alone(monkeypatch: pytest.MonkeyPatch):
+    memory = Memory()
+    lent = [memory.storage(1000 + 300 * number) for number in range(60)]
+    lent.clear()
+    looks = []
+    idle = _Block.idle.fget
+    monkeypatch.setattr(_Block, "idle", property(lambda block: looks.append(block) or idle(block)))
+    memory.storage(10_000)
+    assert len(looks) <= 2 * 61
 
 
 def test_threads_get_memory_of_their_own():

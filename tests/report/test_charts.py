@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from skipnets.evaluation.reliability import reliability
+from skipnets.evaluation.reliability import binary_reliability, reliability
 from skipnets.report.charts import draw_reliability, one_class_curves
 
 
@@ -21,3 +21,6 @@ def test_curves_keep_their_ends_when_thinned() -> None:
 
 def test_a_diagram_of_one_prediction_can_be_drawn() -> None:
     assert draw_reliability(reliability(np.array([[0.7, 0.3]]), np.array([0])), "one").startswith("<svg")
+    nothing = binary_reliability(np.zeros(0), np.zeros(0, np.bool_))
+    assert np.isnan(nothing.ece)
+    assert draw_reliability(nothing, "nothing").startswith("<svg")

@@ -16,6 +16,7 @@ from tests.helpers.serving import CLASSES, SCALES, Serving, detail, make_image, 
 
 from skipnets.classifier import Classifier
 from skipnets.errors import UserError
+from skipnets.models.registry import config_to_dict, model_config
 from skipnets.serve import Example, Limits, create_app
 from skipnets.uncertainty import CalibrationScores, OutlierDetector, Uncertainty
 
@@ -205,6 +206,17 @@ def test_openapi_has_an_example_of_every_body(serving: Serving) -> None:
         assert content["example"]["detail"]
 
 
+def test_an_ensemble_of_different_networks_is_named_after_all(serving: Serving, colors: Classifier) -> None:
+    assert serving().get("/v1/model").json()["architectures"] == []
+    other = config_to_dict(model_config("densenet121", num_classes=3))
+    colors.ensemble, colors.architectures = 2, (colors.architecture, other)
+    client = serving()
+    answer = client.get("/v1/model").json()
+    assert answer["name"] == "resnet20+densenet121"
+    assert answer["architectures"] == [answer["architecture"], other]
+    assert client.get("/v2/models/resnet20+densenet121").json()["name"] == answer["name"]
+
+
 def test_examples_are_shown_by_their_number_alone(serving: Serving) -> None:
     example = Example(name="one", content=make_image("red"), media_type="image/png")
     client = serving(examples=[example])
@@ -235,6 +247,19 @@ def test_sets_and_rejection_are_those_of_predict(serving: Serving, colors: Class
     assert {answer["rejected"] for answer in answers[:3]} == {True, False}
     assert max(len(answer["prediction_set"]) for answer in answers[:3]) > 1
     assert not {"prediction_set", "p_value", "rejected"} & set(answers[3])
+
+
+def test_views_of_an_image_are_averaged(serving: Serving, colors: Classifier) -> None:
+    half = np.zeros((16, 16, 3), np.uint8)
+    half[:, 14:] = (250, 20, 20)  # the margin, which crops show more or less of
+    file = io.BytesIO()
+    Image.fromarray(half).save(file, "PNG")
+    [plain] = colors.predict([Image.fromarray(half)], top_k=3)
+    colors.tta = "crops"
+    [averaged] = colors.predict([Image.fromarray(half)], top_k=3)
+    [answer] = serving().post("/v1/predict", files=upload(file.getvalue())).json()["predictions"]
+    assert answer["probability"] == pytest.approx(averaged.probability)
+    assert answer["probability"] != pytest.approx(plain.probability, abs=1e-4)
 
 
 def test_a_share_that_is_none_is_refused_at_once() -> None:

@@ -20,6 +20,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.models.factory import create_model
 from skipnets.serve import Example, Limits, create_app
 from skipnets.tables import number_text
+from skipnets.training import Run
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,35 @@ def test_numbers_are_shown_with_their_targets(browser: Any) -> None:
             assert page.inner_text("#announcement") == "one.png: " + "; ".join(map(" ".join, expected)) + "."
             page.get_by_role("button", name="notes.txt").click()
             page.get_by_role("alert").get_by_text("could not be read: not an image").wait_for()
+
+
+def test_labels_of_a_run_are_shown_with_their_thresholds(browser: Any, label_run: Run) -> None:
+    """Of scanned digits, computed by the engine where there is one: all labels, and those that are found."""
+    classifier = load(label_run)
+    image = Path(label_run.config.data).with_name("003.png")
+    [prediction] = classifier.predict(image)
+    assert classifier.thresholds is not None
+    app = create_app(classifier)
+    with served(app) as client:
+        wait_until(ready(app))
+        with Visit(browser, str(client.base_url)) as page:
+            page.locator("#chips li").first.wait_for()
+            assert "3 labels" in page.inner_text("#about")
+            assert page.locator("#chips li").all_inner_texts() == list(classifier.classes)
+            page.set_input_files("#files", [chosen(image.name, image.read_bytes())])
+            rows = page.locator("#ranking li")
+            rows.first.wait_for()
+            shown = [row.splitlines()[0] for row in rows.all_inner_texts()]
+            assert shown == [
+                f"✓ {name}" if name in prediction.labels else name for name, _ in prediction.ranking
+            ]
+            assert page.inner_text("#verdict") == ", ".join(prediction.labels) or "None of the labels"
+            assert f"{len(prediction.labels)} of 3 labels reach their thresholds" in page.inner_text("#sure")
+            marks = [mark.get_attribute("title") for mark in page.locator("#ranking li u").all()]
+            limits = dict(zip(classifier.classes, classifier.thresholds, strict=True))
+            assert len(marks) == 3
+            for mark, (name, _) in zip(marks, prediction.ranking, strict=True):
+                assert mark == f"threshold {100 * limits[name]:.1f}%"
 
 
 def test_an_image_is_chosen_pasted_dropped_or_taken_from_the_examples(

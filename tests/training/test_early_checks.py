@@ -29,6 +29,8 @@ MakeConfig = Callable[..., TrainConfig]
         ({"find_lr": True, "lr": 0.1}, "find_lr: must be given without lr=0.1"),
         ({"weights_ignore": ("a",)}, "weights_ignore=a: needs weights"),
         ({"whiten_stem": True, "weights": "imagenet"}, "whiten_stem: must be given without weights=imagenet"),
+        ({"teacher": "missing.safetensors"}, r"^teacher: missing\.safetensors does not exist: name a model"),
+        ({"teacher": __file__}, r"^teacher: .*: not a model file"),
         ({"out": Path(__file__).parent}, "out: .* is not an empty folder"),
     ],
 )
@@ -60,8 +62,10 @@ for words in (
     ["train", "digits", "--out", "."],
     ["train", "digits", "--out", "run", "--augmentation", "flop"],
     ["train", "digits", "--out", "run", "--model", "densenet122"],
+    ["train", "digits", "--out", "run", "--teacher", "missing.safetensors"],
     ["train", "--resume", "nowhere"],
     ["tune", "nowhere", "--out", "run"],
+    ["tune", "digits", "--out", "."],
 ):
     assert main(words) == 2, words
 assert not {"torch", "sklearn", "matplotlib", "pytorch_lightning"} & sys.modules.keys(), sys.modules.keys()
@@ -72,6 +76,6 @@ assert not {"torch", "sklearn", "matplotlib", "pytorch_lightning"} & sys.modules
     )
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 8
     assert lines[2].startswith("skipnets: --augmentation=flop: must be one of ")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

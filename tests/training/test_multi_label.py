@@ -196,6 +196,17 @@ def test_options_for_several_labels_are_refused_with_one_class_an_image(
         with_label_defaults(TrainConfig(data="tiles", out=tmp_path), blank)
 
 
+@pytest.mark.parametrize(("split", "message"), [("val", "best_by=loss: no label is"), ("train", "tiles: no")])
+def test_labels_that_are_known_of_no_image_of_a_split_are_refused(
+    tiles: ImageDataset, tmp_path: Path, split: str, message: str
+) -> None:
+    labels = tiles.labels.copy()
+    labels[tiles.splits == split] = NAN
+    config = TrainConfig(data="tiles", out=tmp_path, best_by="loss")
+    with pytest.raises(UserError, match=f"^{message}"):
+        with_label_defaults(config, replace(tiles, labels=labels))
+
+
 def test_several_labels_and_one_class_do_not_pass_for_one_another(
     label_run: Run, tiles: ImageDataset
 ) -> None:

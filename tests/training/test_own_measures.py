@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,22 @@ def ignoring(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(outputs[known], targets[known])
 
 
+class Locked(nn.Module):
+    """A loss that holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(N, K) twice → the mean."""
+        return F.mse_loss(outputs, targets)
+
+
 @pytest.mark.parametrize(
     ("loss", "dataset", "message"),
     [
+        (Locked(), labeled(WHOLE, **LABELED), "^loss: must be something that copy.deepcopy can copy .*lock"),
         (nn.BCEWithLogitsLoss(), labeled(GAPS, **LABELED), None),
         (nn.MultiLabelSoftMarginLoss(), labeled(WHOLE, **LABELED), None),
         (ignoring, labeled(GAPS, **NUMBERED), None),

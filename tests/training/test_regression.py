@@ -227,6 +227,13 @@ def test_a_target_of_one_value_is_refused(disks: ImageDataset, tmp_path: Path) -
         with_regression_defaults(TrainConfig(data="disks", out=tmp_path), replace(disks, labels=labels))
 
 
+def test_numbers_that_are_too_near_to_one_another_are_refused(disks: ImageDataset, tmp_path: Path) -> None:
+    labels = disks.labels.copy()
+    labels[:, 1] *= 1e-200
+    with pytest.raises(UserError, match=r"targets=<b>level</b>: .* differ by so little that they cannot be"):
+        with_regression_defaults(TrainConfig(data="disks", out=tmp_path), replace(disks, labels=labels))
+
+
 def test_grades_are_whole_in_every_split(disks: ImageDataset, tmp_path: Path) -> None:
     labels = np.rint(disks.labels)
     config = TrainConfig(data="disks", out=tmp_path, ordinal=True)

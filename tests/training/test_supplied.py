@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,16 @@ class Losses:
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         self.calls += 1
         return 2 * F.cross_entropy(logits, targets)
+
+
+class Locked:
+    """A loss that holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets)
 
 
 class Steps(pl.Callback):
@@ -267,6 +278,8 @@ def test_an_unmodified_model_is_one_of_the_registry(tiny: MakeConfig) -> None:
             {},
             "metrics: loss must have another name: every run measures val_loss",
         ),
+        ({"loss": Locked()}, {"folds": 2}, r"^loss: must be something that copy.deepcopy can copy \(.*lock"),
+        ({"loss": Locked()}, {"find_lr": True}, "^loss: must be something that copy.deepcopy can copy"),
         ({"callbacks": [3]}, {}, "callbacks: must be Lightning's, not int"),
         ({"logger": 3}, {}, "logger: must be Lightning's"),
     ],

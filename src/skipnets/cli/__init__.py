@@ -46,6 +46,7 @@ COMMANDS = {
     "explain": "Show which parts of an image contribute to a class.",
     "search": "Find the images that are most similar to a query.",
     "reuse": "Plot feature reuse in a network's layers.",
+    "ensemble": "Make one model of several, which averages their probabilities.",
     "calibrate": "Calibrate a classifier: its probabilities, prediction sets, and outliers.",
     "report": "Write a report on a run as one HTML file.",
     "compare": "Compare runs, and test whether they differ significantly.",

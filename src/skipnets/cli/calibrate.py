@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -26,6 +26,7 @@ def calibrate(
     json: bool = False,
     tta: str = "none",
     joint: bool = False,
+    sets: Literal["lac", "aps", "raps"] = "lac",
     batch_size: int = 64,
     download: bool = False,
     device: str = "auto",
@@ -55,6 +56,8 @@ def calibrate(
             flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
         joint: Let the intervals of several numbers hold all of an image's at once with the coverage. Default:
             each holds its own, which takes narrower ones.
+        sets: How sets of classes are made: lac (the smallest on average), aps (adaptive: large where the
+            network is unsure) or raps (adaptive, with few improbable classes).
         batch_size: Images per forward pass.
         download: Allow downloading a named dataset.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -79,6 +82,7 @@ def calibrate(
             download=download,
             options=options,
             joint=joint,
+            sets=sets,
             progress=report,
         )
     classifier.save(classifier.path)
@@ -111,7 +115,8 @@ def calibrate(
             highest = math.floor(1e4 * calibration.highest_coverage) / 1e4  # no more than there is
             kind = "sets" if calibration.nll_before is not None else "intervals"
             at_once = " of all numbers at once" if calibration.joint else ""
-            rows[f"prediction {kind}"] = f"for a coverage of up to {highest:.2%}{at_once}"
+            adaptive = "" if calibration.sets in (None, "lac") else f"{calibration.sets}, "
+            rows[f"prediction {kind}"] = f"{adaptive}for a coverage of up to {highest:.2%}{at_once}"
         if calibration.outlier_score is not None:
             score = f"{calibration.outlier_score} (AUROC against altered {INPUTS[dims]}: {aurocs})"
             rows["score for outliers"] = score

@@ -70,7 +70,7 @@ def convert(
         print_json({**classifier.metadata(), "written": [str(output)]})
         return 0
     rows = {
-        "model": str(classifier.architecture["name"]),
+        "model": classifier.network,
         "classes": listed(classifier.classes, 20),
         "preprocessing": classifier.preprocessing.summary(),
         "written": str(output),

@@ -27,13 +27,10 @@ def info(model: Path, /, *, json: bool = False) -> None:
     if json:
         print_json(description)
         return
-    architecture = dict(description["architecture"])
-    name = architecture.pop("name")
     rows = {
         "file": f"{description['path']} ({_size(description['bytes'])})",
         "written by": f"skipnets {description['skipnets_version']}, format {description['format_version']}",
-        "model": _model(name, description["parameters"] or 0, description.get("members", 1)),
-        "architecture": _line(architecture),
+        **_networks(description),
         **_classes(description),
         "preprocessing": _line(description["preprocessing"]),
         "temperature": _line(description["temperature"]),
@@ -63,10 +60,25 @@ def _target(name: str, scale: dict[str, Any]) -> str:
     return f"{name} ({text})"
 
 
-def _model(name: str, parameters: int, members: int) -> str:
-    if members == 1:
-        return f"{name}, {parameters:,} parameters"
-    return f"ensemble of {members} {name}, {parameters:,} parameters ({parameters // members:,} each)"
+def _networks(description: dict[str, Any]) -> dict[str, str]:
+    """Rows on the network; on each network of an ensemble of different ones."""
+    parameters, members = description["parameters"] or 0, description.get("members", 1)
+    architecture = dict(description["architecture"])
+    name = architecture.pop("name")
+    if "architectures" in description:
+        different = [dict(each) for each in description["architectures"]]
+        names = [each.pop("name") for each in different]
+        return {
+            "model": f"ensemble of {members} networks, {parameters:,} parameters",
+            **{
+                f"network {number}": f"{name}, {_line(each)}"
+                for number, (name, each) in enumerate(zip(names, different, strict=True), start=1)
+            },
+        }
+    text = f"{name}, {parameters:,} parameters"
+    if members > 1:
+        text = f"ensemble of {members} {text} ({parameters // members:,} each)"
+    return {"model": text, "architecture": _line(architecture)}
 
 
 def _provenance(provenance: dict[str, Any]) -> dict[str, str]:

@@ -33,8 +33,10 @@ def plan(
     for name, value in (("batch_size", batch_size), ("rounds", rounds)):
         if not 1 <= value <= 1024:
             raise UserError(f"{name}={value}: must be from 1 to 1024")
-    # The networks of an ensemble are of one architecture: one plan is that of all.
     classifier, *others = load(model, runtime="native", threads=threads).members
+    if any(other.architecture != classifier.architecture for other in others):
+        raise UserError(f"{model} is an ensemble of different networks: name the run of one of them")
+    # One plan is that of all.
     assert isinstance(classifier.runtime, NativeRuntime)
     report = classifier.runtime.plan(
         classifier.preprocessing.height_width, batch_size=batch_size, rounds=rounds

@@ -73,10 +73,11 @@ def tune(
     else:
         settings = TrainConfig(**given) if config is None else read_config(config, **given)
         from skipnets.data.sources import check_data
-        from skipnets.training.early_checks import check_options
+        from skipnets.training.early_checks import check_options, check_tuning_folder
 
         check_options(settings)  # before PyTorch is imported, which takes seconds
         check_data(settings.data)
+        check_tuning_folder(settings.out)
         from skipnets.training import tune as tune_settings
         from skipnets.training.interruption import prompt_end
 

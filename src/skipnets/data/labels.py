@@ -7,11 +7,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 from skipnets.data.listing import Listing, counted
+from skipnets.data.multi_label import MISSING
 from skipnets.data.targets import as_number
 from skipnets.errors import UserError, listed
-
-# How pandas and others write a missing value, in lower case; "none" is often a class.
-_MISSING = frozenset({"nan", "<na>", "n/a", "#n/a", "null"})
 
 
 def check_labels(listing: Listing, *, strict: bool = True) -> None:
@@ -61,7 +59,7 @@ def spellings(classes: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _check_missing(listing: Listing, classes: Iterable[str]) -> None:
-    if missing := [name for name in classes if name.strip().lower() in _MISSING]:
+    if missing := [name for name in classes if name.strip().lower() in MISSING]:
         listing.warnings.append(
             f"{'labels' if listing.multi_label else 'classes'} {_quoted(missing)}: as tables name a value "
             "that is missing; if it is, remove these images or give them a label"

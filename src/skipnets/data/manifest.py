@@ -14,7 +14,7 @@ import ntpath
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
@@ -25,6 +25,7 @@ from skipnets.data.decoding import EXTRA_OF_SUFFIX, SUFFIXES
 from skipnets.data.layout import BLANKS, spelled
 from skipnets.data.listing import Entry, Listing, counted
 from skipnets.data.multi_label import (
+    SEPARATORS,
     Uncertain,
     check_names,
     label_texts,
@@ -131,11 +132,12 @@ def find_listed(
     if task == "regression":
         label_columns = _target_columns(path, table, columns, used)
     else:
-        label_columns = _label_columns(path, table, columns, used, task)
+        label_columns = _label_columns(path, table, columns, used, task, uncertain)
     if not label_columns and "label" not in used:
         used["label"] = _label_column(path, table, used, task)
     if "group" not in used and (candidates := _named(_free(table, used), "group")):
         used["group"] = candidates[0]
+    _check_names_of_columns(path, table, [*used.values(), *label_columns])
     listing = Listing(layout="manifest", root=root, notes=table.notes)
     listing.columns = dict.fromkeys(table.names, "") | {name: role for role, name in used.items()}
     listing.columns |= dict.fromkeys(label_columns, "target" if task == "regression" else "label")
@@ -143,12 +145,16 @@ def find_listed(
         labels = _number_labels(path, table, label_columns, listing)
     elif label_columns:
         labels = _mark_labels(path, table, label_columns, uncertain, listing)
+        if not columns.labels:
+            listing.warnings += _nearly_marked(path, table, used, label_columns)
     elif _has_several(table, used["label"], task):
         labels = _list_labels(path, table, used["label"], listing)
     else:
-        labels = _column(table, used["label"])
+        labels = [_only_name(cell) for cell in _column(table, used["label"])]
         if any(label != label.strip(BLANKS) for label in labels):
             listing.notes.append("blanks around class names are left out")
+    if uncertain != "ignore" and (not label_columns or listing.regression):
+        listing.warnings.append(without_marks(uncertain))
     rows = _values(path, table, used, labels, several=listing.multi_label or listing.regression)
     names = _resolve(path, [row.name for row in rows], root, listing, missing)
     listing.entries = _without_repetitions(
@@ -158,6 +164,24 @@ def find_listed(
         raise UserError(f"{path}: lists no images that are there")
     _name_unused(table, listing)
     return listing
+
+
+def without_marks(uncertain: str) -> str:
+    """What to say where an option about uncertain marks (-1) has no effect."""
+    return f"uncertain={uncertain}: has no effect, as there is no column of 0, 1 and -1 for each label"
+
+
+def _check_names_of_columns(path: Path, table: _Table, names: Sequence[str]) -> None:
+    """Check that the columns that are used can be told apart by their names.
+
+    Raises:
+        UserError: If two have one name.
+    """
+    for name in names:
+        if table.names.count(name) > 1:
+            raise UserError(
+                f"{path}: {table.names.count(name)} columns are called {name!r}; rename them, or leave one"
+            )
 
 
 @dataclass
@@ -212,10 +236,11 @@ def _read_parquet(path: Path) -> _Table:
         import pyarrow
         from pyarrow import parquet
     try:
-        table = parquet.read_table(path)
+        table = parquet.ParquetFile(path).read()
     except pyarrow.ArrowException as error:
         raise UserError(f"{path}: not a Parquet file ({one_line(error)})") from error
-    cells = [[_cell(value, path, name) for value in table[name].to_pylist()] for name in table.column_names]
+    columns = zip(table.column_names, table.columns, strict=True)  # two may have one name
+    cells = [[_cell(value, path, name) for value in column.to_pylist()] for name, column in columns]
     rows = [list(row) for row in zip(*cells, strict=True)]
     return _Table(list(table.column_names), rows, list(range(1, len(rows) + 1)), [])
 
@@ -244,12 +269,17 @@ def _cell(value: object, path: Path, column: str) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list | dict | bytes):
-        if isinstance(value, list) and len(value) == 1:
+        if isinstance(value, list) and len(value) == 1 and not _is_phrase(value[0]):
             return _cell(value[0], path, column)
         if isinstance(value, dict) and isinstance(value.get("path"), str):
             return str(value["path"])  # an image in Hugging Face's form
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
+
+
+def _is_phrase(value: object) -> bool:
+    """Whether a text would be several names, were it not in a list."""
+    return isinstance(value, str) and any(each in value for each in SEPARATORS)
 
 
 def _read_delimited(path: Path, text: str, notes: list[str]) -> _Table:
@@ -281,7 +311,7 @@ def _read_delimited(path: Path, text: str, notes: list[str]) -> _Table:
         names = [str(number) for number in range(1, len(rows[0]) + 1)]
         notes = [*notes, f"{path.name} has no header; its columns are counted from 1"]
     else:
-        names = [cell.strip() for cell in rows.pop(0)]
+        names = [from_csv_text(cell.strip()) for cell in rows.pop(0)]
         lines.pop(0)
     for number, row in zip(lines, rows, strict=True):
         if len(row) != len(names):
@@ -340,7 +370,7 @@ def _free(table: _Table, used: Mapping[str, str]) -> list[str]:
 
 def _label_column(path: Path, table: _Table, used: Mapping[str, str], task: Task) -> str:
     """The one column that holds the labels."""
-    free = _free(table, used)
+    free = [name for name in _free(table, used) if name]  # pandas gives the numbers of rows no name
     candidates = _named(free, "label")
     if not candidates and len(free) == 1:
         candidates = free
@@ -353,16 +383,21 @@ def _label_column(path: Path, table: _Table, used: Mapping[str, str], task: Task
 
 
 def _label_columns(
-    path: Path, table: _Table, columns: Columns, used: Mapping[str, str], task: Task
+    path: Path,
+    table: _Table,
+    columns: Columns,
+    used: Mapping[str, str],
+    task: Task,
+    uncertain: Uncertain,
 ) -> list[str]:
     """The columns that hold one label each; empty where one column holds the labels."""
     _check_given(path, table, used, "label_columns", columns.labels)
     if columns.labels:
-        return list(columns.labels)
+        return list(dict.fromkeys(columns.labels))
     if task == "single-label" or "label" in used:
         return []
     free = _free(table, used)
-    marked = [name for name in free if name and _is_marked(_column(table, name))]
+    marked = [name for name in free if name and _is_marked(_column(table, name), uncertain)]
     named = _named(free, "label")
     if named and marked and task == "multi-label":
         raise UserError(
@@ -392,7 +427,7 @@ def _target_columns(path: Path, table: _Table, columns: Columns, used: Mapping[s
     _check_given(path, table, used, "targets", columns.targets)
     if columns.targets:
         return list(dict.fromkeys(columns.targets))
-    free = [name for name in _free(table, used) if name not in _named(_free(table, used), "group")]
+    free = [name for name in _free(table, used) if name and name not in _named(_free(table, used), "group")]
     found = [name for name in free if None not in map(as_number, _column(table, name))]
     found = _named(found, "label") or found
     if len(found) == 1:
@@ -403,11 +438,25 @@ def _target_columns(path: Path, table: _Table, columns: Columns, used: Mapping[s
     )
 
 
-def _is_marked(cells: Sequence[str]) -> bool:
+def _is_marked(cells: Sequence[str], uncertain: Uncertain) -> bool:
     """Whether a column says of each image whether it has a label."""
-    values = {cell.strip() for cell in cells}
-    marks = [read_mark(cell) for cell in values]
+    marks = [read_mark(cell, uncertain) for cell in set(cells)]
     return None not in marks and any(mark in (0, 1) for mark in marks)
+
+
+def _nearly_marked(
+    path: Path, table: _Table, used: Mapping[str, str], label_columns: Sequence[str]
+) -> Iterator[str]:
+    """What to say of columns that most rows would make labels, and others do not."""
+    for name in _free(table, used):
+        cells = [(line, cell) for line, cell in zip(table.lines, _column(table, name), strict=True) if cell]
+        others = [(line, cell) for line, cell in cells if read_mark(cell) is None]
+        if name and name not in label_columns and 0 < len(others) < len(cells) / 2:
+            line, cell = others[0]
+            yield (
+                f"column {name} is not taken for a label: line {line} of {path.name} holds {cell!r}, and a "
+                "label has 1, 0, -1 or nothing"
+            )
 
 
 def _has_several(table: _Table, name: str, task: Task) -> bool:
@@ -422,19 +471,23 @@ def _mark_labels(
     path: Path, table: _Table, names: Sequence[str], uncertain: Uncertain, listing: Listing
 ) -> list[str]:
     """The labels of each row as one text, from a column for each label."""
-    classes = [spelled(name) for name in names]
+    classes = _spelled_apart(path, names)
     marks = np.empty((len(table.rows), len(names)), np.float32)
     unsure = 0
     for index, name in enumerate(names):
-        for row, (line, cell) in enumerate(zip(table.lines, _column(table, name), strict=True)):
-            mark = read_mark(cell, uncertain)
-            if mark is None:
+        cells = _column(table, name)
+        mark_of = {cell: read_mark(cell, uncertain) for cell in set(cells)}
+        for line, cell in zip(table.lines, cells, strict=True):
+            if mark_of[cell] is None:
                 raise UserError(
                     f"{path}, line {line}: {name}={cell!r}: must be 1 (present), 0 (absent), -1 (uncertain) "
                     "or empty (unknown)"
                 )
-            marks[row, index] = mark
-            unsure += read_mark(cell, "positive") == 1 and read_mark(cell, "negative") == 0
+        marks[:, index] = np.array([mark_of[cell] for cell in cells], np.float32)
+        doubtful = {
+            cell for cell in mark_of if read_mark(cell, "positive") == 1 and read_mark(cell, "negative") == 0
+        }
+        unsure += sum(cell in doubtful for cell in cells)
     check_names(classes)
     listing.multi_label, listing.classes = True, classes
     listing.notes.append(
@@ -450,13 +503,37 @@ def _mark_labels(
 def _number_labels(path: Path, table: _Table, names: Sequence[str], listing: Listing) -> list[str]:
     """The targets of each row as one text."""
     numbers = read_numbers(path, {name: _column(table, name) for name in names}, table.lines)
-    listing.regression, listing.classes = True, [spelled(name) for name in names]
+    listing.regression, listing.classes = True, _spelled_apart(path, names)
     listing.notes.append(f"the numbers to predict are {listed(listing.classes, 20)}")
     if unknown := int(np.isnan(numbers).sum()):
         listing.notes.append(
             f"{counted(unknown, 'empty cell')}: these numbers are missing, and count in no loss or metric"
         )
     return target_texts(numbers)
+
+
+def _spelled_apart(path: Path, names: Sequence[str]) -> list[str]:
+    """The names of columns as those of labels or targets.
+
+    Raises:
+        UserError: If two become one.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(spelled(name), name)) != name:
+            raise UserError(f"{path}: columns {other!r} and {name!r} are spelled alike; rename one of them")
+    return list(first)
+
+
+def _only_name(cell: str) -> str:
+    """A class that stands in a list of one name, as ["tabby, tabby cat"], without it."""
+    if not cell.startswith('["'):
+        return cell
+    try:
+        names = json.loads(cell)
+    except ValueError:
+        return cell
+    return str(names[0]) if len(names) == 1 else cell
 
 
 def _list_labels(path: Path, table: _Table, name: str, listing: Listing) -> list[str]:
@@ -475,12 +552,28 @@ def _list_labels(path: Path, table: _Table, name: str, listing: Listing) -> list
         listing.warnings.append(
             f"no cell of {name} lists more than one label; names may be separated by | or ; or a comma"
         )
+    others = [each for each in SEPARATORS if each != separator]
+    if joined := [name for name in classes if _joins_others(name, classes, others)]:
+        listing.warnings.append(
+            f"labels that look like several: {listed(map(repr, joined))}; names are separated by "
+            f'"{separator}" here, and by nothing else'
+        )
     listing.multi_label, listing.classes = True, classes
     listing.notes.append(
         f"each image has any number of {counted(len(classes), 'label')}, which {name} lists with "
         f'"{separator}" between them; what it does not list is absent'
     )
     return ["|".join(row) for row in rows]
+
+
+def _joins_others(name: str, classes: Sequence[str], separators: Sequence[str]) -> bool:
+    """Whether a separator that is none here stands between a label and another."""
+    return any(
+        part.strip() in classes
+        for separator in separators
+        if separator in name
+        for part in name.split(separator)
+    )
 
 
 def _named(names: Iterable[str], role: str) -> list[str]:
@@ -531,9 +624,10 @@ def _values(
             line for line, cell in zip(table.lines, cells.get(role, ()), strict=False) if not cell.strip()
         ]
         if empty:
+            any_number = role == "label" and any(each in cell for cell in cells[role] for each in SEPARATORS)
             raise UserError(
                 f"{path}, line {empty[0]}: {used[role]} is empty, as in {counted(len(empty), 'row')}; "
-                "every image needs one"
+                f"every image needs one{', unless it has any number: --task multi-label' * any_number}"
             )
     splits = [""] * len(table.rows)
     if "split" in cells:
@@ -629,14 +723,16 @@ def _without_repetitions(path: Path, entries: Sequence[Entry], listing: Listing)
             continue
         for role, one, other in zip(entry._fields[1:], before[1:], entry[1:], strict=True):
             if one != other:
-                several = (
-                    "; several labels of an image go into one row, such as cat|dog, with --task multi-label"
-                    if role == "label"
-                    else ""
-                )
-                raise UserError(
-                    f"{path}: lists {entry.name} twice, with {role} {one!r} and {other!r}{several}"
-                )
+                hint = ""
+                if role == "label" and listing.multi_label:
+                    hint = "; all labels of an image go into one row, such as cat|dog"
+                elif role == "label" and not listing.regression:
+                    hint = (
+                        "; several labels of an image go into one row, such as cat|dog, with --task "
+                        "multi-label"
+                    )
+                what = "numbers" if role == "label" and listing.regression else role
+                raise UserError(f"{path}: lists {entry.name} twice, with {what} {one!r} and {other!r}{hint}")
         listing.passed_over["rows that repeat another"] += 1
     return list(first.values())
 
@@ -682,4 +778,5 @@ __all__ = [
     "find_listed",
     "find_metadata",
     "relative_name",
+    "without_marks",
 ]

@@ -12,16 +12,20 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.data.listing import Entry, Listing
+from skipnets.data.targets import as_number
 from skipnets.errors import UserError, listed
 
 __all__ = [
+    "MISSING",
     "SEPARATORS",
     "Uncertain",
     "label_text",
@@ -38,7 +42,9 @@ Labels = NDArray[np.float32]
 SEPARATORS = ("|", ";", ",")
 _NONE = "(none)"
 _UNKNOWN = "?"
-_MARKS: Mapping[str, float] = {"1": 1.0, "0": 0.0, "-1": -1.0, "true": 1.0, "false": 0.0, "": float("nan")}
+# How pandas, R and others write a missing value, in lower case; "none" is often a class.
+MISSING = frozenset({"nan", "na", "<na>", "n/a", "#n/a", "null"})
+_WORDS: Mapping[str, float] = {"true": 1.0, "false": 0.0, **dict.fromkeys(("", *MISSING), float("nan"))}
 _UNCERTAIN: Mapping[Uncertain, float] = {"ignore": float("nan"), "positive": 1.0, "negative": 0.0}
 
 
@@ -46,16 +52,19 @@ def read_mark(cell: str, uncertain: Uncertain = "ignore") -> float | None:
     """What a cell of a label's own column says: 1 present, 0 absent, NaN unknown.
 
     Args:
-        cell: 1, 0, true, false, -1 for uncertain, or empty for unknown.
+        cell: 1, 0, true, false, -1 for uncertain; empty, or one of `MISSING`, for unknown.
         uncertain: What -1 is taken for; "ignore" makes it unknown.
 
     Returns:
         None if the cell holds something else.
     """
     text = cell.strip().lower()
-    text = text.removesuffix(".0")
-    mark = _MARKS.get(text)
-    return _UNCERTAIN[uncertain] if mark == -1 else mark
+    if text in _WORDS:
+        return _WORDS[text]
+    mark = as_number(text)
+    if mark == -1:
+        return _UNCERTAIN[uncertain]
+    return mark if mark in (0, 1) else None
 
 
 def separator_of(cells: Sequence[str]) -> str:
@@ -159,9 +168,7 @@ def join_folders(listing: Listing) -> None:
     check_names(sorted({entry.label for entry in listing.entries}))
     places: dict[tuple[str, bytes], list[Entry]] = {}
     for entry in sorted(listing.entries):
-        with (listing.root / entry.name).open("rb") as file:
-            digest = hashlib.file_digest(file, "blake2b").digest()
-        places.setdefault((entry.split, digest), []).append(entry)
+        places.setdefault((entry.split, _content(listing.root / entry.name)), []).append(entry)
     several = sum(len({entry.label for entry in same}) > 1 for same in places.values())
     listing.classes = sorted({*listing.classes, *(entry.label for entry in listing.entries)})
     listing.entries = [
@@ -174,6 +181,15 @@ def join_folders(listing: Listing) -> None:
     )
     if not several:
         listing.warnings.append("no file lies in several class folders, so every image has one label")
+
+
+def _content(path: Path) -> bytes:
+    """What equal files have in common; a file that cannot be read is told of where it is decoded."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError:
+        return os.fsencode(path)
 
 
 def _read_list(cell: str) -> list[Any]:

@@ -136,6 +136,9 @@ class DataOptions:
                 raise UserError(
                     f"{name}={value!r}: must be one of {', '.join(words)}{near_matches(str(value), words)}"
                 )
+        for name in ("exclude", "label_columns", "targets"):
+            if isinstance(value := getattr(self, name), str):
+                raise UserError(f"{name}={value!r}: must be several, such as ({value!r},)")
         if self.page is not None and self.dims != 2:
             raise UserError(f"page={self.page}: must not be given with dims={self.dims}")
         if self.page is not None and self.page != "all" and (not isinstance(self.page, int) or self.page < 1):
@@ -155,6 +158,8 @@ class DataOptions:
             raise UserError("label_column: must not be given with task=regression; targets names its columns")
         if self.wants_numbers and self.uncertain != "ignore":
             raise UserError(f"uncertain={self.uncertain}: must not be given with numbers to predict")
+        if self.task == "single-label" and self.uncertain != "ignore":
+            raise UserError(f"uncertain={self.uncertain}: must not be given with task=single-label")
         if self.root is not None:
             object.__setattr__(self, "root", Path(self.root))
         if self.group_pattern is not None:

@@ -31,7 +31,13 @@ from skipnets.data.dicom import can_read_dicom, groups_of, is_dicom
 from skipnets.data.labels import check_group_names, check_labels
 from skipnets.data.layout import find_images, images_below
 from skipnets.data.listing import Entry, Listing, counted, natural_key
-from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find_metadata
+from skipnets.data.manifest import (
+    MANIFEST_SUFFIXES,
+    Columns,
+    find_listed,
+    find_metadata,
+    without_marks,
+)
 from skipnets.data.multi_label import join_folders, labels_from_texts
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
@@ -239,6 +245,8 @@ def _find(
             listing = find_images(path, layout=options.layout, exclude=options.exclude, dims=options.dims)
             if options.task == "multi-label":
                 join_folders(listing)
+            if options.uncertain != "ignore":
+                listing.warnings.append(without_marks(options.uncertain))
         else:
             listing = listed_in(metadata, root=path)
             listing.notes.insert(0, f"files and labels are those of {metadata.name}")

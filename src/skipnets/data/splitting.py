@@ -43,6 +43,8 @@ def deal_out(dataset: ImageDataset, shares: Shares, seed: int, data: object) -> 
     wanted = shares.of([split for split in shares.fractions if split == "train" or split not in present])
     check_groups(dataset, pool)
     if len(wanted.fractions) == 1 and "" not in present:
+        if dataset.multi_label:
+            warn_of_absent_classes(dataset, dataset.splits)
         return dataset
     in_pool = [copy for copy in dataset.copies if pool[copy.first] and pool[copy.second]]
     together = clusters(in_pool, len(dataset))

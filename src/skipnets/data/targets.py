@@ -45,8 +45,10 @@ def read_numbers(path: Path, columns: Mapping[str, Sequence[str]], lines: Sequen
                 continue
             number = as_number(cell)
             if number is None:
+                unknown = ", or empty where it is not known" if len(columns) > 1 else ""
                 raise UserError(
-                    f"{path}, line {line}: {column}={cell!r}: must be a finite number, at most {_LARGEST:g}"
+                    f"{path}, line {line}: {column}={cell!r}: must be a finite number, at most "
+                    f"{_LARGEST:g}{unknown}"
                 )
             numbers[row, index] = number
     known = np.isfinite(numbers)

@@ -215,7 +215,7 @@ def compare_speeds(
             )
         ]
     return SpeedTable(
-        model=str(classifier.path or classifier.architecture["name"]),
+        model=str(classifier.path or classifier.network),
         size=classifier.preprocessing.size,
         macs=total_macs,
         sgemm_macs=rate,
@@ -228,7 +228,8 @@ def _macs(classifier: Classifier) -> int | None:
     """Multiply-accumulates of an image; None where only the export of an own network is there."""
     config, size = config_from_dict(classifier.architecture), classifier.preprocessing.size
     if not isinstance(config, CustomConfig):
-        return sum(macs(network_graph(config), size))
+        graphs = (network_graph(config_from_dict(each)) for each in classifier.architectures)
+        return sum(sum(macs(graph, size)) for graph in graphs)
     if classifier.export is not None:
         return None
     from skipnets.models.module_calls import module_macs

@@ -153,13 +153,13 @@ def trace(model: Backbone[Any], size: Sequence[int], input_type: InputType) -> t
         size: Usual height and width of the images; sides of volumes, length of signals.
         input_type: Input type of the graph.
     """
-    return _trace(_Deployed(model), model, size, input_type)
+    return _trace(_Deployed(model), [model], size, input_type)
 
 
 def trace_ensemble(
     models: Sequence[Backbone[Any]], size: Sequence[int], input_type: InputType, *, task: Task
 ) -> torch.export.ExportedProgram:
-    """Trace networks of one architecture as a single graph that averages their probabilities, or numbers.
+    """Trace networks as a single graph that averages their probabilities, or numbers.
 
     Args:
         models: From `simplify`.
@@ -168,7 +168,7 @@ def trace_ensemble(
         task: What the networks' outputs are.
     """
     ensemble = DeployedEnsemble([_Deployed(model) for model in models], task=task)
-    return _trace(ensemble, models[0], size, input_type)
+    return _trace(ensemble, models, size, input_type)
 
 
 def trace_mirrored(
@@ -184,23 +184,24 @@ def trace_mirrored(
     """
     members = [_Deployed(model) for model in models]
     network = members[0] if len(members) == 1 else DeployedEnsemble(members, task=task)
-    return _trace(DeployedMirrored(network, task=task), models[0], size, input_type)
+    return _trace(DeployedMirrored(network, task=task), models, size, input_type)
 
 
 def _trace(
-    deployed: nn.Module, model: Backbone[Any], size: Sequence[int], input_type: InputType
+    deployed: nn.Module, models: Sequence[Backbone[Any]], size: Sequence[int], input_type: InputType
 ) -> torch.export.ExportedProgram:
-    smallest = model.config.smallest_size
+    config = models[0].config
+    smallest = max(model.config.smallest_size for model in models)
     # Two images, not square, and no extent of 1: torch.export would specialize on equal sizes.
     sides: list[int] = []
     for side in size:
         larger = max(side, 2 * smallest)
         sides.append(next(each for each in range(larger, larger + 3) if each not in sides))
-    shape = (2, model.config.in_chans, *sides)
+    shape = (2, config.in_chans, *sides)
 
     def export(least: int) -> torch.export.ExportedProgram:
         dynamic = {0: torch.export.Dim("batch", min=1)}
-        for axis, name in enumerate(AXIS_NAMES[model.config.dims], 2):
+        for axis, name in enumerate(AXIS_NAMES[config.dims], 2):
             dynamic[axis] = torch.export.Dim(name, min=least)
         return torch.export.export(
             deployed.eval(),

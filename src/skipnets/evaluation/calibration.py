@@ -22,10 +22,19 @@ from skipnets.axes import worded
 from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
+from skipnets.description import MODEL_NOUNS
 from skipnets.errors import UserError, needs_extra
 from skipnets.probabilities import sigmoid, softmax
 from skipnets.scaling import TargetScale
-from skipnets.uncertainty import CalibrationScores, Uncertainty, joint_scores, label_scores
+from skipnets.uncertainty import (
+    CalibrationScores,
+    SetScore,
+    Uncertainty,
+    check_set_score,
+    class_scores,
+    joint_scores,
+    label_scores,
+)
 
 with needs_extra("train"):
     from scipy.optimize import brentq
@@ -77,6 +86,7 @@ class Calibration:
         warnings: Caveats, one sentence each.
         failures: Name → reason, of the images that could not be read.
         joint: Whether intervals hold all numbers of an image at once with the coverage.
+        sets: Of a classifier of one class an image, the score of its prediction sets: "lac", "aps" or "raps".
     """
 
     temperature: float
@@ -95,6 +105,7 @@ class Calibration:
     warnings: tuple[str, ...]
     failures: dict[str, str]
     joint: bool = False
+    sets: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON."""
@@ -170,6 +181,7 @@ def calibrate(
     download: bool = False,
     options: DataOptions | None = None,
     joint: bool = False,
+    sets: SetScore = "lac",
     progress: Callable[[int, int], object] | None = None,
 ) -> Calibration:
     """Calibrate a classifier or a regression on images that it was not trained on.
@@ -195,6 +207,9 @@ def calibrate(
         options: As for `evaluate`.
         joint: Whether the intervals of a regression hold all numbers of an image at once with the coverage;
             otherwise each does by itself, which takes narrower ones.
+        sets: How sets of classes are made, where an image has one class: "lac", the smallest on average;
+            "aps", adaptive ones, large where the network is unsure; or "raps", adaptive ones with few
+            improbable classes.
         progress: Called after every batch with the number of images done and their total.
 
     Raises:
@@ -204,6 +219,12 @@ def calibrate(
     classifier = as_classifier(model)
     if joint and classifier.task != "regression":
         raise UserError("joint: must be given for numbers alone (task=regression), which have intervals")
+    check_set_score(sets)
+    if sets != "lac" and classifier.task != "single-label":
+        raise UserError(
+            f"sets={sets}: must be lac with a {MODEL_NOUNS[classifier.task]}; others are for one class an "
+            "image"
+        )
     if split is None:
         split = _held_out_split(classifier, data, download, options)
     evaluation = evaluate(
@@ -228,7 +249,7 @@ def calibrate(
     fit: dict[str, Any] = (
         _number_fit(evaluation, classifier.scales or (), joint=joint)
         if isinstance(evaluation, RegressionEvaluation)
-        else _probability_fit(evaluation, classifier.temperature, warnings)
+        else _probability_fit(evaluation, classifier.temperature, warnings, sets)
     )
     temperature = fit["temperature"]
     images, training = calibration_images(classifier, data, split, download=download, options=options)
@@ -245,6 +266,7 @@ def calibrate(
         temperature=temperature,
         tta=classifier.tta,
         sets=fit.pop("sets", None),
+        set_score=sets,
         intervals=fit.pop("intervals", ()),
         outliers=detector,
     )
@@ -260,6 +282,7 @@ def calibrate(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         warnings=tuple(warnings),
         failures=evaluation.failures,
+        sets=sets if classifier.task == "single-label" else None,
     )
     if classifier.thresholds is not None:
         # The same labels are found as before.
@@ -274,7 +297,7 @@ def calibrate(
 
 
 def _probability_fit(
-    evaluation: Evaluation | MultiLabelEvaluation, temperature: float, warnings: list[str]
+    evaluation: Evaluation | MultiLabelEvaluation, temperature: float, warnings: list[str], score: SetScore
 ) -> dict[str, Any]:
     """The temperature, what it changes, and the scores of sets: fields of `Calibration`, and "sets".
 
@@ -282,6 +305,7 @@ def _probability_fit(
         evaluation: On the calibration images.
         temperature: The classifier's, which it keeps where hardly any prediction is wrong.
         warnings: Gets what is to be said of that, and of missing sets.
+        score: Of sets of classes.
 
     Raises:
         UserError: If predictions are no better than chance.
@@ -300,8 +324,8 @@ def _probability_fit(
         if sets is None:
             warnings.append("no image is known to have a label, so there are no prediction sets")
     else:
-        right = softmax(logits, temperature)[np.arange(len(labels)), labels]
-        sets = CalibrationScores.of(1 - right)
+        of_classes = class_scores(softmax(logits, temperature), score)
+        sets = CalibrationScores.of(of_classes[np.arange(len(labels)), labels])
     before, after = (judge(logits, labels, at) for at in (1.0, temperature))
     return {
         "temperature": temperature,

@@ -232,7 +232,7 @@ def evaluate(
     selective = select(classifier, logits, features, coverage=coverage, reject=reject)
     groups = None if chosen.groups is None else chosen.groups[positions]
     about: dict[str, Any] = {
-        "classifier": classifier.architecture["name"] if classifier.path is None else str(classifier.path),
+        "classifier": classifier.network if classifier.path is None else str(classifier.path),
         "data": name,
         "split": split,
         "names": [chosen.names[position] for position in positions],

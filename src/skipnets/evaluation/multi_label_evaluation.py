@@ -212,9 +212,13 @@ def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
         ),
     )
     at_threshold = ("threshold", "sensitivity", "specificity", "f1")
+    headings = [*(TITLES.get(name, name) for name in at_threshold), "calibration error"]
     decided = make_table(
-        {"label": "left", **dict.fromkeys([TITLES.get(name, name) for name in at_threshold], "right")},
-        ([row["name"], *(_number(row[name]) for name in at_threshold)] for row in metrics["classes"]),
+        {"label": "left", **dict.fromkeys(headings, "right")},
+        (
+            [row["name"], *(_number(row[name]) for name in at_threshold), percent(row["ece"])]
+            for row in metrics["classes"]
+        ),
     )
     return [
         properties_table(rows),

@@ -40,8 +40,13 @@ class Reliability:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error: the mean gap between confidence and accuracy, weighted by count."""
+        """The expected calibration error: the mean gap between confidence and accuracy, weighted by count.
+
+        NaN where there is no image.
+        """
         full = self.counts > 0
+        if not full.any():
+            return float("nan")
         gaps = np.abs(self.confidence - self.accuracy)[full]
         return float((gaps * self.counts[full]).sum() / self.counts.sum())
 

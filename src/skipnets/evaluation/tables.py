@@ -68,7 +68,7 @@ def _write_csv(path: Path, columns: Mapping[str, Column]) -> None:
     # but those that a spreadsheet would take for a formula.
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
+        writer.writerow(map(csv_text, columns))  # names of targets come from outside, too
         writer.writerows(zip(*map(_for_csv, columns.values()), strict=True))
 
 

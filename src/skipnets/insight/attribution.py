@@ -51,6 +51,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 FINE_ENOUGH = 12
 _INTEGRATION_STEPS = 32
 _IMAGES_AT_ONCE = 16
+# The path of a network's module, or None for the input, and the positions of its map's values in the input.
+_Place = tuple[str | None, tuple[Grid, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,8 @@ class Explanation:
         label: The class that is explained.
         probability: The class's predicted probability; of a regression None.
         method: One of `METHODS`.
-        stage: The module whose map it is; None where the map is of the input itself.
+        stage: The module whose map it is; None where the map is of the input itself. Of an ensemble of
+            different networks, the modules whose maps it is the mean of.
         image: The image, upright, at its own resolution.
         grid: (h, w) float32, raw attributions: positive values are evidence for the class, negative against.
         positions: Where the grid's values lie in the network's input, along each of its axes.
@@ -171,8 +174,8 @@ def explain(
 ) -> Iterator[list[Explanation]]:
     """Compute which parts of each image contribute to a class.
 
-    Of an ensemble, the map is the mean of its networks' maps, and the class and its probability are the
-    ensemble's.
+    Of an ensemble, the map is the mean of its networks' maps (of different networks, at the input's pixels
+    and each with 1 as its largest magnitude), and the class and its probability are the ensemble's.
 
     Args:
         model: A model file, a run folder, or a classifier that runs in PyTorch.
@@ -202,14 +205,9 @@ def explain(
     for label in classes or ():
         if label not in classifier.classes:
             raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")
-    module_path, positions = (
-        _stage(classifier, stage)
-        if method == "gradcam"
-        else (None, (Grid(),) * classifier.preprocessing.dims)
-    )
-    return _explanations(
-        classifier, named_sources(images, classifier.preprocessing), classes, method, module_path, positions
-    )
+    of_input: _Place = (None, (Grid(),) * classifier.preprocessing.dims)
+    places = [_stage(member, stage) if method == "gradcam" else of_input for member in classifier.members]
+    return _explanations(classifier, named_sources(images, classifier.preprocessing), classes, method, places)
 
 
 def stage_names(classifier: Classifier) -> list[str]:
@@ -278,12 +276,22 @@ def _explanations(
     images: Iterator[tuple[str, Source]],
     classes: Sequence[str] | None,
     method: Method,
-    module_path: str | None,
-    positions: tuple[Grid, ...],
+    places: Sequence[_Place],
 ) -> Iterator[list[Explanation]]:
+    """As `explain`.
+
+    Args:
+        classifier: It runs in PyTorch.
+        images: With their names.
+        classes: As of `explain`.
+        method: As of `explain`.
+        places: The module whose map is taken of each network, and where the map's values lie.
+    """
     # Captum puts hooks on a model, which must not see what other threads predict or explain meanwhile.
     models = [sharing_tensors(member.model.stored()) for member in classifier.members]
     preprocessing = classifier.preprocessing
+    alike = len(set(places)) == 1
+    stage, positions = places[0] if alike else (", ".join(_paths(places)), (Grid(),) * preprocessing.dims)
     for name, source in images:
         is_image = preprocessing.dims == 2
         opened: Any = preprocessing.open(source) if is_image else preprocessing.open_volume(source)
@@ -295,16 +303,19 @@ def _explanations(
         for label in labels:
             target = classifier.classes.index(label)
             grids_of_models = []
-            for model in models:
+            for model, (module_path, places_of_values) in zip(models, places, strict=True):
                 with evaluating(model):
-                    grids_of_models.append(_attribute(model, batch, target, method, module_path))
+                    grid = _attribute(model, batch, target, method, module_path)
+                grids_of_models.append(
+                    grid if alike else _comparable(grid, preprocessing.size, places_of_values)
+                )
             raised = not is_number or bool(logits[target] >= 0)
             about: dict[str, Any] = {
                 "source": name,
                 "label": label,
                 "probability": None if is_number else float(answers[target]),
                 "method": method,
-                "stage": module_path,
+                "stage": stage,
                 "grid": np.mean(grids_of_models, axis=0) * (1 if raised else -1),
                 "positions": positions,
                 "value": float(answers[target]) if is_number else None,
@@ -394,6 +405,24 @@ def _attribute(
     over_channels = attribution.mean(1) if method == "occlusion" else attribution.sum(1)
     grid: NDArray[np.float32] = over_channels[0].detach().float().cpu().numpy()
     return grid
+
+
+def _paths(places: Sequence[_Place]) -> list[str]:
+    """The modules of several networks, each once."""
+    return list(dict.fromkeys(path for path, _ in places if path is not None))
+
+
+def _comparable(
+    grid: NDArray[np.float32], size: Sequence[int], positions: Sequence[Grid]
+) -> NDArray[np.float32]:
+    """A grid at each pixel of the network's input, with 1 as its largest magnitude.
+
+    Maps of different networks have only the pixels in common, and their values have no common unit.
+    """
+    for axis, (side, position) in enumerate(zip(size, positions, strict=True)):
+        grid = _enlarged(grid, axis, side, 0, side, side, position)
+    largest = float(np.abs(grid).max())
+    return grid if largest == 0 else grid / np.float32(largest)
 
 
 def _stage(classifier: Classifier, stage: str) -> tuple[str, tuple[Grid, ...]]:

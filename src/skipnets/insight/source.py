@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
             f"{near_matches(name, REGISTRY)} (skipnets models lists all)"
         )
     description = describe(source)
+    _check_alike(source, description.get("architectures", ()))
     config = config_from_dict(description["architecture"])
     if isinstance(config, CustomConfig):
         return _of_classifier(load(source, device="cpu"))
@@ -110,8 +112,19 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
     )
 
 
+def _check_alike(model: object, architectures: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse an ensemble of different networks, of which none stands for all."""
+    if any(each != architectures[0] for each in architectures):
+        names = ", ".join(dict.fromkeys(str(each["name"]) for each in architectures))
+        raise UserError(
+            f"{model} is an ensemble of different networks ({names}): name the run of one of them, or in "
+            "Python take one of classifier.members"
+        )
+
+
 def _of_classifier(classifier: Classifier) -> Architecture:
     size, members = classifier.preprocessing.size, classifier.ensemble
+    _check_alike(classifier.path or "this classifier", classifier.architectures)
     # A model that is in memory may have been changed.
     if classifier.export is None and (first := classifier.members[0]).runtime.name == "torch":
         found = _of_backbone(first.model)

@@ -78,11 +78,14 @@ class Memory:
 
     def _drop_surplus(self) -> None:
         """Give the longest unused blocks back."""
-        used = sum(block.memory.nbytes for block in self._blocks if not block.idle)
-        self._most_used = max(self._most_used, used)
-        for block in [block for block in self._blocks if block.idle]:
-            if self.held_bytes > self._most_used:
-                self._blocks.remove(block)
+        held = self.held_bytes
+        idle = [block for block in self._blocks if block.idle]
+        self._most_used = max(self._most_used, held - sum(block.memory.nbytes for block in idle))
+        for block in idle:
+            if held <= self._most_used:
+                break
+            self._blocks.remove(block)
+            held -= block.memory.nbytes
 
 
 MEMORY = Memory()

@@ -159,9 +159,8 @@ def draw_reliability(
         upper.scatter(confidence, accuracy, s=sizes, color=C1, edgecolor=SURFACE, zorder=3, clip_on=False)
         upper.set(ylim=(-0.02, 1.02), ylabel=names[1])
         width = bins.edges[1] - bins.edges[0]
-        lower.bar(
-            bins.edges[:-1] + width / 2, bins.counts / bins.counts.sum(), width * 0.86, color=C1, alpha=0.6
-        )
+        shares = bins.counts / max(bins.counts.sum(), 1)  # of no image at all where nothing is known
+        lower.bar(bins.edges[:-1] + width / 2, shares, width * 0.86, color=C1, alpha=0.6)
         lower.set(xlim=(0, 1), xlabel=names[0], ylabel=names[2])
         lower.yaxis.set_major_locator(MaxNLocator(2, prune="lower"))
         for axis in (upper.xaxis, upper.yaxis, lower.yaxis):

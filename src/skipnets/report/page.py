@@ -106,7 +106,8 @@ def write_report(
     have moved or been deleted, the report is written without them.
 
     Args:
-        run: A run folder or a `skipnets.training.Run` whose training is finished.
+        run: A run folder or a `skipnets.training.Run` whose training is finished; or the folder of an
+            ensemble into which it was evaluated.
         output: An HTML file; None uses `report.html` in the run folder.
         device: Device on which Grad-CAM runs.
         threads: CPU threads that compute; None leaves it to PyTorch.
@@ -145,11 +146,16 @@ def _page(
 ) -> str:
     if not run.folder.is_dir():
         raise UserError(f"{run.folder} is not a run folder: give one that training wrote")
-    for file in (run.config_file, run.splits, run.model):
+    joins_runs = _joins_runs(run)
+    for file in (run.splits, run.model) if joins_runs else (run.config_file, run.splits, run.model):
         if not file.exists():
             raise UserError(
                 f"{run.folder} is not a run folder (no {file.name}): give one that training wrote"
             )
+    if joins_runs and not run.evaluation.exists():
+        raise UserError(
+            f"{run.folder} was not evaluated yet: skipnets evaluate {run.folder} --output {run.folder}"
+        )
     classifier = load(run.model, runtime="torch", device=device, threads=threads)
     task = evaluated_task(run.folder)
     if task == "multi-label":
@@ -177,6 +183,15 @@ def _page(
         galleries=_galleries(results, thumbnails, progress),
         balance=_balance(run, results),
         failures=_failures(run, results),
+    )
+
+
+def _joins_runs(run: Run) -> bool:
+    """Whether a folder holds an ensemble of separate runs (`skipnets.ensembling`), which has no settings."""
+    return (
+        not run.config_file.exists()
+        and run.model.exists()
+        and "networks" in describe(run.model)["provenance"]
     )
 
 
@@ -230,23 +245,80 @@ def _images(classifier: Classifier, results: AnyResults) -> tuple[ImageDataset |
 def _about(run: Run, results: AnyResults, thumbnails: Thumbnails, moved: str | None) -> dict[str, Any]:
     """Facts about the run: data, model, recipe, environment."""
     model = describe(run.model)
-    config = run.config
     environment = json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else {}
-    preprocessing = model["preprocessing"]
     counts = Counter(split for _, split in read_splits(run.splits).values())
+    joins_runs = _joins_runs(run)
+    origin = (
+        _facts_of_ensemble(model, counts)
+        if joins_runs
+        else _facts_of_training(run, model, counts, environment)
+    )
+    facts = {
+        "Data": origin.pop("Data"),
+        _class_noun(results): f"{len(results.classes):,}",
+        "Model": origin.pop("Model"),
+        "Input": Preprocessing.from_dict(model["preprocessing"]).summary(),
+        **origin,
+        "Model file": f"{run.model} ({model['bytes'] / 2**20:.1f} MiB)",
+    }
+    notes = list(results.evaluation.get("warnings", ()))
+    if run.skipped:
+        unreadable = counted(len(run.skipped), "image")
+        notes.append(f"{unreadable} could not be read during training and left out")
+    if moved is not None:
+        notes.append(f"the images are not shown: {moved}")
+    elif thumbnails.missing:
+        notes.append(f"{thumbnails.missing:,} images are not shown: they are no longer where they were")
+    return {
+        "model": _names(model),
+        "title": Path(results.evaluation["data"]).name or results.evaluation["data"],
+        "data": results.evaluation["data"],
+        "split": results.evaluation["split"],
+        "images": len(results.names),
+        "unseen": (results.evaluation.get("known") or {"train": 1})["train"] == 0,
+        "created": None if joins_runs else model["provenance"].get("created"),
+        "written": datetime.now(UTC).isoformat(timespec="minutes"),
+        "version": importlib.metadata.version("skipnets"),
+        "run": str(run.folder),
+        "facts": facts,
+        "notes": notes,
+        "config": run.config_file.read_text(encoding="utf-8") if run.config_file.exists() else None,
+        "environment": json.dumps(environment, indent=2, ensure_ascii=False) if environment else None,
+    }
+
+
+def _names(model: Mapping[str, Any]) -> str:
+    """The name of the network, or of each different one of an ensemble."""
+    networks = model.get("architectures", [model["architecture"]])
+    return " + ".join(dict.fromkeys(each["name"] for each in networks))
+
+
+def _facts_of_ensemble(model: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, str]:
+    """Facts about an ensemble of separate runs, each of which has a report of its own."""
+    provenance = model["provenance"]
+    return {
+        "Data": f"{provenance.get('data', 'of several runs')}: " + _division(counts),
+        "Model": f"ensemble of {model['members']} networks, {model['parameters']:,} parameters",
+        "Networks": ", ".join(provenance["networks"]),
+    }
+
+
+def _facts_of_training(
+    run: Run, model: Mapping[str, Any], counts: Mapping[str, int], environment: Mapping[str, Any]
+) -> dict[str, str]:
+    """Facts about a run: data, model, recipe, environment."""
+    config = run.config
     runs = run.folds or [run]
     rows = [row for each in runs for row in each.rows]
     best = ", ".join(str(each.best_epoch) for each in runs)
     libraries = environment.get("libraries", {})
     machine = environment.get("gpus") or [environment.get("processor", "unknown")]
-    facts = {
-        "Data": f"{config.data}: " + _division(counts, run),
-        _class_noun(results): f"{len(results.classes):,}",
+    return {
+        "Data": f"{config.data}: " + _division(counts, folds=len(run.folds)),
         "Model": ("" if len(runs) == 1 else f"ensemble of {len(runs)} ")
         + f"{model['architecture']['name']}, {model['parameters']:,} parameters"
         + ("" if len(runs) == 1 else f" ({model['parameters'] // len(runs):,} each)"),
         "Initial weights": config.weights or "random",
-        "Input": Preprocessing.from_dict(preprocessing).summary(),
         "Recipe": f"{config.recipe}: {config.optimizer}, learning rate {config.lr:g}, "
         f"batch size {config.batch_size}, augmentation {config.augmentation}",
         "Epochs": f"{len(rows)} of {config.epochs}; epoch {best} was the best on validation data"
@@ -259,31 +331,6 @@ def _about(run: Run, results: AnyResults, thumbnails: Thumbnails, moved: str | N
         )
         + f", Python {environment.get('python', '?')}",
         "Seed": str(config.seed),
-        "Model file": f"{run.model} ({model['bytes'] / 2**20:.1f} MiB)",
-    }
-    notes = list(results.evaluation.get("warnings", ()))
-    if run.skipped:
-        unreadable = counted(len(run.skipped), "image")
-        notes.append(f"{unreadable} could not be read during training and left out")
-    if moved is not None:
-        notes.append(f"the images are not shown: {moved}")
-    elif thumbnails.missing:
-        notes.append(f"{thumbnails.missing:,} images are not shown: they are no longer where they were")
-    return {
-        "model": model["architecture"]["name"],
-        "title": Path(results.evaluation["data"]).name or results.evaluation["data"],
-        "data": results.evaluation["data"],
-        "split": results.evaluation["split"],
-        "images": len(results.names),
-        "unseen": (results.evaluation.get("known") or {"train": 1})["train"] == 0,
-        "created": model["provenance"].get("created"),
-        "written": datetime.now(UTC).isoformat(timespec="minutes"),
-        "version": importlib.metadata.version("skipnets"),
-        "run": str(run.folder),
-        "facts": facts,
-        "notes": notes,
-        "config": run.config_file.read_text(encoding="utf-8"),
-        "environment": json.dumps(environment, indent=2, ensure_ascii=False),
     }
 
 
@@ -293,13 +340,11 @@ def _class_noun(results: AnyResults) -> str:
     return "Labels" if isinstance(results, LabelResults) else "Classes"
 
 
-def _division(counts: Mapping[str, int], run: Run) -> str:
+def _division(counts: Mapping[str, int], folds: int = 0) -> str:
     """How many images are in each split, or in the folds."""
-    if not run.folds:
+    if not folds:
         return ", ".join(f"{counts[split]:,} {split}" for split in SPLITS)
-    in_folds = (
-        f"{counts['train']:,} images in {len(run.folds)} folds, validation images cut from the others in each"
-    )
+    in_folds = f"{counts['train']:,} images in {folds} folds, validation images cut from the others in each"
     return in_folds + (f"; {counts['test']:,} test" if counts["test"] else "; no test split")
 
 

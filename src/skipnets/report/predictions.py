@@ -163,7 +163,7 @@ def predict_unseen(
             else _knows_none(classifier.classes)
         )
         raise UserError(f"model={classifier.path or 'the classifier'}: cannot judge these images: {reason}")
-    source = classifier.architecture["name"] if classifier.path is None else str(classifier.path)
+    source = classifier.network if classifier.path is None else str(classifier.path)
     return UnseenPredictions(
         source=source,
         classes=classifier.classes,

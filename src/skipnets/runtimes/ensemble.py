@@ -17,10 +17,10 @@ __all__ = ["EnsembleRuntime", "average_label_logits", "average_logits", "average
 
 
 class EnsembleRuntime:
-    """A `skipnets.runtimes.Runtime` around those of several networks of one architecture, one after another.
+    """A `skipnets.runtimes.Runtime` around those of several networks, one after another.
 
     Args:
-        members: At least one, all of one kind.
+        members: At least one, all of one kind; their networks may differ.
         task: As of `average_outputs`.
     """
 

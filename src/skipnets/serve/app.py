@@ -161,7 +161,10 @@ class ModelAnswer(BaseModel):
         description="Of a regression, mean and standard deviation of each target on the training images."
     )
     preprocessing: dict[str, Any] = Field(description="How an image becomes the network's input.")
-    architecture: dict[str, Any]
+    architecture: dict[str, Any] = Field(description="Of an ensemble of different networks the first's.")
+    architectures: list[dict[str, Any]] = Field(
+        default_factory=list, description="Of an ensemble, that of each network; otherwise empty."
+    )
     provenance: dict[str, Any] = Field(description="Where the weights come from.")
     temperature: float
     runtime: RuntimeNames
@@ -180,6 +183,7 @@ class ModelAnswer(BaseModel):
                     "scales": None,
                     "preprocessing": {"size": [224, 224], "fit": "pad", "channels": 3},
                     "architecture": {"family": "densenet", "name": "densenet121"},
+                    "architectures": [],
                     "provenance": {"created": "2026-01-31", "data": "pets", "scores": {"accuracy": 0.97}},
                     "temperature": 1.1,
                     "runtime": {"name": "onnxruntime", "device": "cpu"},
@@ -392,13 +396,14 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
     async def model() -> ModelAnswer:
         classifier = service.classifier
         return ModelAnswer(
-            name=str(classifier.architecture["name"]),
+            name=classifier.network,
             classes=list(classifier.classes),
             task=classifier.task,
             thresholds=None if classifier.thresholds is None else list(classifier.thresholds),
             scales=None if classifier.scales is None else [scale.to_dict() for scale in classifier.scales],
             preprocessing=classifier.preprocessing.to_dict(),
             architecture=classifier.architecture,
+            architectures=list(map(dict, classifier.architectures)) if classifier.ensemble > 1 else [],
             provenance=classifier.provenance,
             temperature=classifier.temperature,
             runtime=RuntimeNames(name=classifier.runtime.name, device=classifier.runtime.device),

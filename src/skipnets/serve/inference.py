@@ -266,7 +266,7 @@ def _read(*args: Any, **options: Any) -> Inference | UserError:
 def _metadata(classifier: Classifier) -> dict[str, Any]:
     classes = len(classifier.classes)
     return {
-        "name": str(classifier.architecture["name"]),
+        "name": classifier.network,
         "versions": [_VERSION],
         "platform": f"skipnets_{classifier.runtime.name}",
         "inputs": [{"name": "images", "datatype": "BYTES", "shape": [-1]}],
@@ -286,7 +286,7 @@ def _outputs_of(classifier: Classifier) -> tuple[Output, ...]:
 
 
 def _no_such_model(service: Service, name: str, version: str) -> JSONResponse | None:
-    served = str(service.classifier.architecture["name"])
+    served = service.classifier.network
     if name == served and version == _VERSION:
         return None
     return _error(

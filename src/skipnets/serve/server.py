@@ -123,7 +123,7 @@ class _Server(uvicorn.Server):
             _LOG.info(
                 "%s: serving %s (%d classes) in %s on %s%s",
                 self._address,
-                classifier.architecture["name"],
+                classifier.network,
                 len(classifier.classes),
                 classifier.runtime.name,
                 classifier.runtime.device,

@@ -310,7 +310,7 @@ class Service:
         self._classifier = classifier
         self.metrics.model.info(
             {
-                "name": str(classifier.architecture["name"]),
+                "name": classifier.network,
                 "runtime": classifier.runtime.name,
                 "skipnets_version": importlib.metadata.version("skipnets"),
             }

@@ -203,9 +203,8 @@ class TrainConfig:
     """Number of stages that keep their weights and statistics, from the stem on: 1 is the stem alone."""
 
     augmentation: Augmentation | None = None
-    """Augmentation of training images: none, flip, crop, crop-flip, shift, shift-flip, resized-crop, trivial
-    (TrivialAugment), rand (RandAugment) or augmix (AugMix). Of volumes the first six; of signals none, crop
-    and shift."""
+    """How training images are varied; trivial is TrivialAugment, rand RandAugment and augmix AugMix. Volumes
+    take none to shift-flip; signals none, crop and shift."""
     erasing: Share = 0.0
     """Share of the training images in which a box of random size gets the mean color (random erasing)."""
     mixup: NotNegative | None = None

@@ -6,14 +6,18 @@ again, and what needs the images.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from skipnets import run_folder
+from skipnets.classifier import describe
 from skipnets.data.sources import check_data
-from skipnets.errors import UserError
+from skipnets.errors import UserError, naming
 from skipnets.models.registry import model_config
 from skipnets.training.config import TrainConfig
 from skipnets.training.run import claim, is_helper
 from skipnets.trust import is_import
 
-__all__ = ["check_early", "check_options"]
+__all__ = ["check_early", "check_options", "check_tuning_folder"]
 
 
 def check_early(config: TrainConfig) -> None:
@@ -35,10 +39,10 @@ def check_early(config: TrainConfig) -> None:
 
 
 def check_options(config: TrainConfig) -> None:
-    """Check that options do not contradict one another.
+    """Check that options do not contradict one another, and that there is the teacher that they name.
 
     Raises:
-        UserError: If two do.
+        UserError: If two do, or there is none.
     """
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
@@ -54,3 +58,24 @@ def check_options(config: TrainConfig) -> None:
         raise UserError(
             f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
         )
+    if config.teacher is not None:
+        _check_teacher(config.teacher)
+
+
+def _check_teacher(teacher: str) -> None:
+    """Look into a teacher's file; whether it fits the images shows later."""
+    with naming("teacher"):
+        if "export" in describe(teacher):
+            raise UserError(f"{teacher} is an export: take the model file that it was made from")
+
+
+def check_tuning_folder(folder: Path) -> None:
+    """Check that a folder is free for a new tuning.
+
+    Raises:
+        UserError: If it holds a tuning or anything else.
+    """
+    if (folder / run_folder.TUNING).exists():
+        raise UserError(f"out: {folder} already holds a tuning; resume it: skipnets tune --resume {folder}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"out: {folder} is not an empty folder; name a new one")

@@ -80,6 +80,14 @@ def with_label_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConf
             f"best_by={best_by}: no label is present in some validation images and absent in others, so no "
             "epoch is better than another; more validation images, or best_by=loss"
         )
+    if not np.isfinite(labels).any():
+        raise UserError(
+            "best_by=loss: no label is known of any validation image, so there is no loss of them"
+        )
+    if not np.isfinite(dataset.split("train").labels).any():
+        raise UserError(
+            f"{config.data}: no label is known of any training image, so there is nothing to learn"
+        )
     defaults: dict[str, Any] = {"label_smoothing": 0.0, "loss": "bce", "threshold": "f1"}
     missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     return dataclasses.replace(config, task="multi-label", best_by=best_by, **missing)

@@ -5,7 +5,6 @@ Shapes: N batch, K classes, labels or targets.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from typing_extensions import override
 
 from skipnets.data.dataset import ImageDataset
 from skipnets.errors import UserError, one_line
+from skipnets.training.copying import own_copy
 from skipnets.training.losses import known_mean
 
 __all__ = ["UNKNOWN", "check_loss", "check_metrics", "integer_labels", "known_numbers", "of_known"]
@@ -59,7 +59,7 @@ def of_known(loss: Measure, outputs: int) -> Measure:
     """
     if not isinstance(loss, nn.Module) or getattr(loss, "reduction", None) != "mean":
         return loss
-    of_each = copy.deepcopy(loss)
+    of_each = own_copy(loss, "loss")
     of_each.reduction = "none"  # type: ignore[assignment]
     try:
         tried = of_each(torch.zeros(2, outputs), torch.zeros(2, outputs))
@@ -76,14 +76,15 @@ def check_loss(loss: Measure, dataset: ImageDataset) -> None:
         dataset: With its splits.
 
     Raises:
-        UserError: If it fails, does not return one number, or that is NaN where a target is unknown.
+        UserError: If it cannot be copied, fails, does not return one number, or that is NaN where a target is
+            unknown.
     """
     labels = dataset.split("train").labels
     if dataset.regression:  # about as they are scaled
         labels = (labels - np.nanmean(labels, axis=0)) / np.nanstd(labels, axis=0)
     targets = _some(labels)
     outputs = torch.zeros_like(targets, requires_grad=True)
-    tried = copy.deepcopy(of_known(loss, targets.shape[1]))
+    tried = own_copy(of_known(loss, targets.shape[1]), "loss")
     kind = "numbers" if dataset.regression else "labels"
     try:
         value = tried(outputs, targets)
@@ -110,7 +111,7 @@ def check_metrics(metrics: Mapping[str, Metric], dataset: ImageDataset) -> None:
         dataset: With its splits.
 
     Raises:
-        UserError: If one fails, or has no way to leave out what is unknown.
+        UserError: If one cannot be copied, fails, or has no way to leave out what is unknown.
     """
     labels = dataset.split("val").labels
     unknown = labels.dtype.kind == "f" and bool(np.isnan(labels).any())
@@ -128,8 +129,9 @@ def check_metrics(metrics: Mapping[str, Metric], dataset: ImageDataset) -> None:
         if not len(labels):
             continue
         given = tuple(each.to(metric.device) for each in _tried_on(dataset, labels))
+        tried = own_copy(metric, "metrics")
         try:
-            copy.deepcopy(metric).update(*given)
+            tried.update(*given)
         except Exception as error:  # of a metric for other shapes, or whatever a user's own one raises
             shapes = " and ".join(str(tuple(each.shape)) for each in given)
             raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import io
 import sys
@@ -28,6 +27,7 @@ from skipnets.data.dataset import ImageDataset
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.training.callbacks import seed_everything
+from skipnets.training.copying import own_copy
 from skipnets.training.curves import PAPER
 from skipnets.training.data import ImageDataModule
 from skipnets.training.optimization import make_optimizer, parameter_groups
@@ -139,8 +139,8 @@ def find_rate(prepared: Prepared, dataset: ImageDataset, supplied: Supplied | No
     seed_everything(config.seed)
     train = dataset.split("train")
     val = dataset.split("val")
-    copied = dataclasses.replace(prepared, model=copy.deepcopy(prepared.model))
-    loss = None if supplied is None else copy.deepcopy(supplied.loss)
+    copied = dataclasses.replace(prepared, model=own_copy(prepared.model, "model"))
+    loss = None if supplied is None else own_copy(supplied.loss, "loss")
     task = make_task(copied, Supplied(loss=loss), train)
     if train.regression:
         scales = target_scales(config, train)

@@ -113,6 +113,11 @@ def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> Trai
                 f"targets={name}: is {number_text(column[0])} in all training images, so there is nothing to "
                 "learn"
             )
+        if not np.std(column) > 0:  # squares of such differences are 0
+            raise UserError(
+                f"targets={name}: the numbers of the training images differ by so little that they cannot be "
+                "scaled; another unit makes them larger"
+            )
         # Images that are evaluated have grades as well.
         everywhere = dataset.labels[:, dataset.classes.index(name)]
         everywhere = everywhere[np.isfinite(everywhere)]

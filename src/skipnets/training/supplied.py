@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import inspect
@@ -26,6 +25,7 @@ from skipnets.models.custom_model import CustomModel, config_of
 from skipnets.models.modified import modification
 from skipnets.models.registry import REGISTRY, ModelConfig
 from skipnets.training.config import TrainConfig
+from skipnets.training.copying import own_copy
 from skipnets.training.own_measures import check_loss, check_metrics
 from skipnets.training.supplied_data import Images
 from skipnets.training.task import Loss
@@ -105,13 +105,16 @@ class Supplied:
 
         Args:
             callbacks: Of that run, in addition.
+
+        Raises:
+            UserError: If something cannot be copied.
         """
         return dataclasses.replace(
             self,
-            model=copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else self.model,
-            callbacks=[*copy.deepcopy(list(self.callbacks)), *callbacks],
-            loss=copy.deepcopy(self.loss),
-            metrics=copy.deepcopy(dict(self.metrics)),
+            model=own_copy(self.model, "model") if isinstance(self.model, nn.Module) else self.model,
+            callbacks=[*own_copy(list(self.callbacks), "callbacks"), *callbacks],
+            loss=own_copy(self.loss, "loss"),
+            metrics=own_copy(dict(self.metrics), "metrics"),
         )
 
     def names(self, config: TrainConfig) -> tuple[str, ...]:
@@ -230,7 +233,7 @@ def custom_config(
     model = supplied.model
     if isinstance(model, nn.Module):
         recorded = config_of(model, supplied.architecture, dims=dims, **given)
-        return dataclasses.replace(recorded, build=functools.partial(copy.deepcopy, model))
+        return dataclasses.replace(recorded, build=functools.partial(own_copy, model, "model"))
     if model is not None:
         accepted = _accepted(model, given)
         bound, importable = _bound(model), is_import(config.model)

@@ -59,7 +59,7 @@ from skipnets.training.folds import resume_folds, train_folds
 from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
 from skipnets.training.locking import locked
-from skipnets.training.loggers import check_loggers, log_configuration, make_loggers
+from skipnets.training.loggers import check_loggers, logged, make_loggers
 from skipnets.training.multi_label import fit_thresholds
 from skipnets.training.notebook_progress import NotebookProgress, in_notebook
 from skipnets.training.prepare import Prepared, prepare
@@ -393,7 +393,8 @@ def _train_locked(
         record,
         LiveCurves(record, functools.partial(_draw_curves, run, config)),
     ]
-    loggers = [*make_loggers(run, config), *supplied.loggers]
+    own_loggers = make_loggers(run, config)
+    loggers = [*own_loggers, *supplied.loggers]
     if loggers:
         callbacks.append(LearningRateMonitor("epoch"))
     if average is not None:
@@ -430,11 +431,14 @@ def _train_locked(
                     f"the batches of {each}, so that every step sees the same images as before"
                 )
         data = ImageDataModule(train_images, val_images, prepared.preprocessing, config, shares=steps.shares)
-        if fresh and not is_helper():
-            begin(run, config, dataset.write_splits)
-            log_configuration(loggers, config)
-        with resumable(run), _on_gpu(config.precision):
-            _fit(trainer, task, data, run, checkpoint)
+        with contextlib.ExitStack() as stack:
+            if not is_helper():
+                others = supplied.loggers if fresh else ()  # a resumed one may go on in its run
+                stack.enter_context(logged(own_loggers, config, supplied=others))
+                if fresh:  # once the services have answered
+                    begin(run, config, dataset.write_splits)
+            with resumable(run), _on_gpu(config.precision):
+                _fit(trainer, task, data, run, checkpoint)
     if trainer.global_rank == 0:
         with resumable(run, evaluating=True):
             _finish(run, config, dataset, model)

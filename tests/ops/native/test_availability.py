@@ -18,8 +18,8 @@ CASES = {
     "missing": (MISSING, "skipnets-engine is not installed"),
     "older": (OLDER, "skipnets-engine is an older version"),
     "broken": (ImportError("wrong\nELF class"), "skipnets-engine cannot be loaded: wrong ELF class"),
-    "newer": (SimpleNamespace(INTERFACE=99), "skipnets-engine has version 99 of its interface, not 4"),
-    "right": (SimpleNamespace(INTERFACE=4, share_openmp=lambda library: True), None),
+    "newer": (SimpleNamespace(INTERFACE=99), "skipnets-engine has version 99 of its interface, not 5"),
+    "right": (SimpleNamespace(INTERFACE=5, share_openmp=lambda library: True), None),
 }
 
 

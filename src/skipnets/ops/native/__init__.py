@@ -12,7 +12,7 @@ from torch import Tensor
 
 __all__ = ["instruction_set", "unavailable", "unsupported_block", "unsupported_device"]
 
-_INTERFACE = 4  # version of skipnets_engine.training that this package uses
+_INTERFACE = 5  # version of skipnets_engine.training that this package uses
 
 
 @functools.cache

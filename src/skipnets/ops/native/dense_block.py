@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from skipnets.ops.batch_norm import Statistics
-from skipnets.ops.chunks import MapShape, as_matrix, empty_maps
+from skipnets.ops.chunks import MapShape, as_matrix, empty_maps, is_channels_last
 from skipnets.ops.dense_block import DenseBlockPlan, DenseBlockResult, Executor, LayerParameters
 from skipnets.ops.native import instruction_set
 
@@ -60,7 +60,8 @@ def _backward(
 ) -> tuple[Tensor | None, list[Tensor]]:
     maps, shape, parameters = result.features, MapShape.of(result.features), _flat(layers)
     bottleneck, input_channels = parameters[5].shape[1], len(parameters[0])
-    collected = empty_maps(shape, maps.shape[1], like=maps, dtype=torch.float32).copy_(gradient)
+    if gradient.dtype != torch.float32 or not is_channels_last(gradient):
+        gradient = empty_maps(shape, maps.shape[1], like=maps, dtype=torch.float32).copy_(gradient)
     gradients = [torch.empty(parameter.shape) for parameter in parameters]
     x_gradient = None
     if needs_input_gradient:
@@ -74,7 +75,8 @@ def _backward(
         [*result.statistics, *result.bottleneck_statistics],
         saved or [_matrix(shape, bottleneck, maps)],
         not saved,
-        as_matrix(collected),
+        as_matrix(gradient),
+        _matrix(shape, maps.shape[1], maps),
         _matrix(shape, bottleneck, maps),
         gradients,
         None if x_gradient is None else as_matrix(x_gradient),

@@ -44,6 +44,7 @@ from skipnets.tables import Display, make_table, properties_table
 from skipnets.training import budget
 from skipnets.training.callbacks import MONITORED, best_row
 from skipnets.training.config import BestBy, ResolvedConfig, TrainConfig, config_to_yaml, read_config
+from skipnets.training.early_checks import check_tuning_folder
 from skipnets.training.interruption import announced
 from skipnets.training.prepare import prepare
 from skipnets.training.run import Run
@@ -226,10 +227,7 @@ def _tune(
         )
     started, seconds = budget.clock(), parse_duration(time)
     folder = config.out
-    if (folder / BASE).exists():
-        raise UserError(f"out: {folder} already holds a tuning; resume it: skipnets tune --resume {folder}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"out: {folder} is not an empty folder; name a new one")
+    check_tuning_folder(folder)
     each = None
     if config.epochs is None:
         each = max(seconds / _TRIALS, _LEAST_TRIAL_SECONDS) if trial_time is None else None
