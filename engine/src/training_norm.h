@@ -85,8 +85,8 @@ struct NormLine {
     std::vector<float> scale, slope, offset;
 
     NormLine(const float* gamma, const Norm& norm, const GradientSums& sums, std::ptrdiff_t count)
-        : scale(norm.scale), slope(norm.scale.size()), offset(norm.scale.size()) {
-        for (std::size_t c = 0; c < scale.size(); ++c) {
+        : scale(norm.scale), slope(norm.mean.size()), offset(norm.mean.size()) {
+        for (std::size_t c = 0; c < slope.size(); ++c) {
             const double inverse = norm.inverse_deviation[c];
             const double projection = gamma[c] * sums.product[c] * inverse * inverse * inverse;
             slope[c] = float(-projection / double(count));

@@ -639,30 +639,31 @@ ASIDE = {
     "other norm": (_replace_norm, "denselayer1: its norm is an InstanceNorm2d, not a BatchNorm2d"),
     "other activation": (_replace_activation, "denselayer2: its activation is not a ReLU"),
     "norm in eval mode": (_freeze_norm, "denselayer2: a norm is in eval mode"),
-    "replaced forward": (_replace_forward, "a module's forward is replaced"),
+    "replaced forward": (_replace_forward, "denselayer1: a module's forward is replaced"),
     "dilated": (_dilate, "denselayer1: a convolution has another padding than (1, 1)"),
     "no scale and shift": (_without_affine, "denselayer2: a norm has no scale and shift"),
     "forward hook": (
         lambda model: model.features.denseblock1.denselayer1.norm2.register_forward_hook(lambda *_: None),
-        "hooks are registered on modules inside",
+        "denselayer1: hooks are registered on modules inside",
     ),
     "forward pre-hook": (
         lambda model: model.features.denseblock1.denselayer1.register_forward_pre_hook(lambda *_: None),
-        "hooks are registered on modules inside",
+        "denselayer1: hooks are registered on modules inside",
     ),
     "backward hook": (
         lambda model: model.features.denseblock1.denselayer1.conv1.register_full_backward_hook(
             lambda *_: None
         ),
-        "hooks are registered on modules inside",
+        "denselayer1: hooks are registered on modules inside",
     ),
 }
 
 
 @pytest.mark.parametrize("has_run", [False, True])
 @pytest.mark.parametrize("case", ASIDE)
-def test_steps_aside_with_the_reason(case, has_run):
+def test_a_layer_steps_aside_alone_with_the_reason(case, has_run):
     change, reason = ASIDE[case]
+    layer, _, reason = reason.partition(": ")
     model = make_model(**SMALL)
     linear = copy_with(model, "linear")
     x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
@@ -672,12 +673,50 @@ def test_steps_aside_with_the_reason(case, has_run):
     change(model)
     torch.manual_seed(0)
     change(linear)
-    expected = "linear" if has_run else f"plain: {reason}"  # How it ran last, or would run now.
-    assert linear.block_execution_report()["features.denseblock1"].startswith(expected)
+    # How it ran last, or would run now.
+    assert (f"features.denseblock1.{layer}" in linear.block_execution_report()) is not has_run
     assert_same(train_once(linear, x), train_once(model, x))
     report = linear.block_execution_report()
-    assert report["features.denseblock1"].startswith(f"plain: {reason}")
-    assert report["features.denseblock2"] == report["features.transition1"] == "linear"
+    assert copy.deepcopy(linear).block_execution_report() == report
+    assert report.pop(f"features.denseblock1.{layer}").startswith(f"plain: {reason}")
+    assert set(report.values()) == {"linear"}
+
+
+@pytest.mark.parametrize("apart", [(1,), (3,), (2, 3), (1, 5), (1, 3, 5)])
+def test_layers_between_those_that_step_aside_keep_running_as_operations(apart):
+    """With gates behind some layers, as a squeeze-and-excite block is, and one of another width."""
+    model = make_model("densenet_bc40_k12", block_config=(5, 1), growth_rate=4)
+    for number in apart:
+        layer = model.features.denseblock1.get_submodule(f"denselayer{number}")
+        layer.conv2 = nn.Sequential(layer.conv2, nn.Conv2d(4, 4, 1).double(), nn.Sigmoid())
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    for policy in ("linear", "linear-recompute"):
+        changed = copy_with(model, policy)
+        assert_same(train_once(changed, x), train_once(copy_with(model, "plain"), x))
+        names = [f"features.denseblock1.denselayer{number}" for number in apart]
+        assert stepped_aside(changed) == dict.fromkeys(names, "its convolution is a Sequential, not a Conv2d")
+        assert changed.block_execution_report()["features.denseblock1"] == policy
+
+
+def test_a_layer_that_steps_aside_costs_no_more_than_its_own_features():
+    """What is kept for the backward pass: half of a plain block's, where one of twelve layers is gated."""
+    kept = {}
+    model = make_model("densenet_bc40_k12", block_config=(12,), growth_rate=4)
+    layer = model.features.denseblock1.denselayer6
+    layer.conv2 = nn.Sequential(layer.conv2, nn.Sigmoid())
+    for policy in ("plain", "linear"):
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, sizes=sizes: (
+                sizes.update({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()}),
+                tensor,
+            )[1],
+            lambda tensor: tensor,
+        ):
+            output = copy_with(model, policy)(torch.randn(2, 3, 8, 8, dtype=torch.float64))
+        kept[policy] = sum(sizes.values())
+        del output
+    assert kept["linear"] < 0.6 * kept["plain"]
 
 
 def test_a_block_that_has_not_changed_is_not_checked_again(monkeypatch):
@@ -711,7 +750,7 @@ def test_steps_aside_for_a_synchronized_norm():
     _synchronize(model)
     model.set_block_execution("linear")
     assert stepped_aside(model) == {
-        "features.denseblock1": "denselayer1: its norm is a SyncBatchNorm, not a BatchNorm2d"
+        "features.denseblock1.denselayer1": "its norm is a SyncBatchNorm, not a BatchNorm2d"
     }
 
 
@@ -1058,8 +1097,8 @@ def test_a_policy_that_is_not_applied_is_said_with_its_reason(
         f"{start} features.denseblock1, features.denseblock2, which will run plainly: "
         "denselayer1: its norm is a GroupNorm, not a BatchNorm2d",
         f"{start} features.transition1, which will run plainly: its norm is a GroupNorm, not a BatchNorm2d",
-        f"{start} features.denseblock1, which will run plainly: "
-        "denselayer2: its convolution is a Sequential, not a Conv2d",
+        f"{start} features.denseblock1.denselayer2, which will run plainly: "
+        "its convolution is a Sequential, not a Conv2d",
     ]
 
 
@@ -1074,7 +1113,7 @@ def test_what_can_be_covered_of_a_modified_network_is_and_computes_the_same() ->
         model(images).square().sum().backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     report = linear.block_execution_report()
-    assert [how.partition(":")[0] for how in report.values()] == ["plain", "linear", "linear"]
+    assert [how.partition(":")[0] for how in report.values()] == ["linear", "plain", "linear", "linear"]
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-4)
 

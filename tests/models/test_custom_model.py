@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import skipnets
 from skipnets.errors import UserError
 from skipnets.models.custom import CustomConfig
-from skipnets.models.custom_model import CustomModel, check_output, map_shapes
+from skipnets.models.custom_model import CustomModel, check_output, config_of, map_shapes
 
 CONFIG = CustomConfig(name="Net", num_classes=3, in_chans=1)
 
@@ -90,3 +90,13 @@ def test_a_wrong_output_is_one_line(network: nn.Module, message: str) -> None:
 def test_a_constructor_that_fails_is_one_line(make: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         CustomModel(dataclasses.replace(CONFIG, build=make))
+
+
+def test_what_wraps_a_module_is_not_in_the_names_of_its_tensors() -> None:
+    network = TinyNet(3)
+    for wrapper in (torch.compile(network, backend="eager"), nn.DataParallel(network)):
+        config = config_of(wrapper, None, num_classes=3, in_chans=1)
+        model = CustomModel.around(wrapper, config)
+        assert config.name == "TinyNet"
+        assert list(model.stored().state_dict()) == list(network.state_dict())
+        assert model.skeleton() is network

@@ -4,10 +4,12 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.helpers.networks import SMALL_RDNET
 from tests.helpers.own_networks import Pyramid, group_densenet, se_densenet, silu_densenet
 from torch import nn
 
@@ -26,6 +28,25 @@ def small(name: str = "densenet_bc40_k12") -> Backbone[DenseNet]:
 @pytest.mark.parametrize("name", ["densenet_bc40_k12", "densenet121", "resnet20", "resnet10_w16"])
 def test_a_new_model_is_not_modified(name: str) -> None:
     assert modification(small(name)) is None
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "densenet121": {"block_config": (1,), "growth_rate": 4},
+    "resnet18": {"block_config": (1,), "width": 8},
+    "resnet50": {"block_config": (1,), "width": 8},
+    "rdnet_tiny": SMALL_RDNET,
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_is_itself_however_its_blocks_run(name: str) -> None:
+    """A run saves its network as it trains, whose modules have other classes then."""
+    model = skipnets.create_model(name, num_classes=3, **SMALL[name])
+    plain = type(model)
+    for policy in ("auto", "linear"):
+        model.set_block_execution(policy, warn=False)
+        assert type(model) is not plain
+        assert modification(model) is None
 
 
 @pytest.mark.parametrize("policy", ["auto", "linear", "linear-recompute", "plain"])
@@ -76,9 +97,9 @@ def test_a_block_inside_a_layer_is_a_modification() -> None:
 
 
 CHANGES: list[tuple[Callable[..., nn.Module], dict[str, str]]] = [
-    (se_densenet, {"features.denseblock1": "denselayer2: its convolution is a Sequential, not a Conv2d"}),
+    (se_densenet, {"features.denseblock1.denselayer2": "its convolution is a Sequential, not a Conv2d"}),
     (silu_densenet, {"features.transition1": "its activation is not a ReLU"}),
-    (group_densenet, {"features.denseblock2": "denselayer1: its norm is a GroupNorm, not a BatchNorm2d"}),
+    (group_densenet, {"features.denseblock2.denselayer1": "its norm is a GroupNorm, not a BatchNorm2d"}),
     (Pyramid, {}),
 ]
 

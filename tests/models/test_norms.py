@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 import timm
 import torch
+from tests.helpers.graphs import assert_equal_to_the_built_model
+from tests.helpers.networks import SMALL_RDNET
 from timm.layers import EvoNorm2dS0, FilterResponseNormTlu2d
 from torch import nn
 from torchvision.models.convnext import LayerNorm2d
 
 from skipnets.errors import UserError
 from skipnets.insight.summary import summarize
-from skipnets.models import create_model, model_config, network_graph
+from skipnets.models import build_model, create_model, model_config, network_graph
 from skipnets.models.operations import norm_groups
 from skipnets.models.weights.loading import load_weights
 from skipnets.runtimes import open_runtime
@@ -38,12 +41,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "densenet40_k12": {"block_config": (1, 2), "growth_rate": 4},
     "resnet18": {"block_config": (1, 1), "width": 8},
     "resnet50": {"block_config": (1, 1), "width": 8},
+    "rdnet_tiny": SMALL_RDNET | {"layer_scale": 0.5},
 }
 
 
 def put_together(name: str, norm: str, activation: str) -> nn.Module:
-    """The original network, whose batch norms and ReLUs are replaced by other layers one by one."""
+    """The original network, whose norms and activations are replaced by other layers one by one."""
     model = copy.deepcopy(create_model(name, num_classes=3, **NETWORKS[name]))
+    if name == "rdnet_tiny":
+        return replaced_in_rdnet(model, norm, activation)
     for path, module in list(model.named_modules()):
         ends_a_branch = "downsample" in path or path.endswith("bn2" if name == "resnet18" else "bn3")
         if isinstance(module, nn.BatchNorm2d) and norm in ACTIVATED_NORMS:
@@ -54,6 +60,22 @@ def put_together(name: str, norm: str, activation: str) -> nn.Module:
             follows_a_sum = path.endswith(".relu2" if name == "resnet18" else ".relu3")
             replaced = norm in ACTIVATED_NORMS and not follows_a_sum
             model.set_submodule(path, nn.Identity() if replaced else ACTIVATIONS[activation]())
+    return model
+
+
+def replaced_in_rdnet(model: nn.Module, norm: str, activation: str) -> nn.Module:
+    """No activation follows its norms, and that of the pooled features is none of maps."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.LayerNorm) and path != "head.norm":
+            channels = module.normalized_shape[0]
+            if norm in ACTIVATED_NORMS:  # EvoNorm-S0 would not normalize without its nonlinearity
+                model.set_submodule(path, ACTIVATED_NORMS[norm](channels, norm == "evonorm-s0"))
+            else:
+                model.set_submodule(path, NORMS[norm](channels))
+        elif isinstance(module, nn.GELU):
+            model.set_submodule(path, ACTIVATIONS[activation]())
+    if norm == "group":
+        model.head["norm"] = NORMS["group"](model.num_features)  # type: ignore[operator, arg-type]
     return model
 
 
@@ -132,8 +154,7 @@ def test_norms_over_pixels_have_two_at_the_smallest_size(name: str, norm: str) -
             "norm='layer': must be one of 'batch', 'group', 'layer2d', 'instance', 'filter-response', "
             "'evonorm-s0', None",
         ),
-        ("rdnet_tiny", {"activation": "silu"}, "activation: must be a field of rdnet_tiny"),
-        ("rdnet_tiny", {"norm": "evonorm-s0"}, "must be one of 'layer2d', 'group', None"),
+        ("rdnet_tiny", {"activation": "tanh"}, "activation='tanh': must be one of 'relu', 'silu'"),
         (
             "densenet121",
             {"norm": "evonorm-s0", "activation": "silu"},
@@ -186,6 +207,52 @@ def test_norms_are_traced_and_run_in_half_precision(norm: str) -> None:
             half = model(images)
         assert half.dtype == torch.bfloat16
         torch.testing.assert_close(half.float(), model(images), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.slow
+def test_every_network_with_every_norm_and_activation_computes_the_same_in_the_engine() -> None:
+    """The graph tells what the module computes; norms and biases at random, so that none is hidden."""
+    pytest.importorskip("skipnets_engine")
+    from skipnets.models.registry import config_to_dict
+
+    networks = NETWORKS | {
+        "densenetblur121d": {"block_config": (2, 1), "growth_rate": 8},
+        "seresnet50": {"block_config": (1, 1), "width": 16},
+        "resnetrs50": {"block_config": (1, 1), "width": 16},
+        "resnetv2_18": {"block_config": (1, 1), "width": 8},
+        "resnetv2_50x1_bit": {"block_config": (1, 1), "width": 8},
+        "regnety_002": {"block_config": (1, 1), "widths": (16, 24)},
+    }
+    images = torch.randn(2, 3, 40, 48, generator=torch.Generator().manual_seed(1))
+    for name, fields in networks.items():
+        for norm, activation in itertools.product((*NORMS, *ACTIVATED_NORMS, None), ACTIVATIONS):
+            follows_sums = name in (
+                "resnet18",
+                "resnet50",
+                "seresnet50",
+                "resnetrs50",
+                "regnety_002",
+                "rdnet_tiny",
+            )
+            if norm in ACTIVATED_NORMS and activation != "relu" and not follows_sums:
+                continue  # refused: there would be no such activation
+            config = model_config(name, num_classes=3, norm=norm, activation=activation, **fields)
+            torch.manual_seed(0)
+            model = build_model(config)
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    nn.init.normal_(parameter, 0.5, 0.3)
+            model.train()(images)  # so that running statistics are not those of a new network
+            assert_equal_to_the_built_model(config)
+            tensors = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
+            runtime = open_runtime(
+                "native", architecture=config_to_dict(config), tensors=tensors, device="cpu"
+            )
+            with torch.no_grad():
+                wanted = model.eval()(images)
+            found = torch.from_numpy(runtime.logits(images.numpy()))
+            difference = (found - wanted).abs().max() / wanted.abs().max()
+            assert difference < 1e-4, (name, norm, activation)
 
 
 def test_weights_of_a_network_with_another_activation_are_said(

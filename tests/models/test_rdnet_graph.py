@@ -22,6 +22,11 @@ from skipnets.models.graph import BLOCK_EXECUTIONS
         {"proj_drop_rate": 0.2, "drop_path_rate": 0.3, "drop_rate": 0.1},
         {"norm": "group", "stem": "cifar", "in_chans": 1},
         {"norm": None, "layer_scale": 0, "stem": "small"},
+        {"norm": "batch", "activation": "hard_swish"},
+        {"norm": "instance", "activation": "relu"},
+        {"norm": "filter-response"},
+        {"norm": "evonorm-s0", "activation": "silu"},
+        {"activation": "silu"},
         {"global_pool": "catavgmax"},
         {"global_pool": "", "num_classes": 0},
     ],
@@ -46,7 +51,8 @@ def test_linear_execution_keeps_less_than_half_and_recomputation_about_a_tenth()
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"norm": "batch"}, "norm='batch': must be one of 'layer2d', 'group', None"),
+        ({"norm": "layer"}, "norm='layer': must be one of 'batch', 'group', 'layer2d'"),
+        ({"activation": "tanh"}, "activation='tanh': must be one of 'relu', 'silu'"),
         ({"block_config": (1, 1)}, r"growth_rates=.*: must have a value for each of the 2 blocks"),
         ({"halves": (True, True, False)}, "must begin with false"),
         ({"halves": (False, 2, False)}, "must hold true and false only"),

@@ -12,6 +12,7 @@ from tests.helpers.networks import SMALL_RDNET
 from torch import Tensor, nn
 
 from skipnets.models import create_model
+from skipnets.models.layers import LayerNorm2d
 
 BLOCKS = ("dense_stages.0.0", "dense_stages.1.2", "dense_stages.2.2")
 
@@ -19,7 +20,7 @@ BLOCKS = ("dense_stages.0.0", "dense_stages.1.2", "dense_stages.2.2")
 def make_model(policy: str = "plain", **fields: Any) -> Any:
     """A float64 model; layer scale begins near 0, which would hide the branches."""
     torch.manual_seed(0)
-    model = create_model("rdnet_tiny", num_classes=5, **SMALL_RDNET, **fields).double()
+    model = create_model("rdnet_tiny", num_classes=5, **(SMALL_RDNET | fields)).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     model.set_block_execution(policy)
@@ -82,12 +83,16 @@ LAYER = "dense_stages.2.2.dense_block1"
 ASIDE: dict[str, tuple[Callable[[Any], object], str]] = {
     "dropout": (_set(f"{LAYER}.dropout", "p", 0.5), "dense_block1: dropout"),
     "another norm": (_set(f"{LAYER}.layers.layers", "1", nn.GroupNorm(2, 56)), "its norm is a GroupNorm"),
-    "another activation": (_set(f"{LAYER}.layers.layers", "3", nn.ReLU()), "its modules are not two"),
+    "another activation": (_set(f"{LAYER}.layers.layers", "3", nn.ReLU()), "its activation is not a GELU"),
+    "no activation": (
+        _set(f"{LAYER}.layers", "layers", nn.Sequential(nn.Conv2d(40, 24, 1), LayerNorm2d(24))),
+        "its modules are not two",
+    ),
     "another GELU": (_set(f"{LAYER}.layers.layers.3", "approximate", "tanh"), "its GELU is an approximation"),
     "another convolution": (_set(f"{LAYER}.layers.layers.0", "dilation", (2, 2)), "another dilation than"),
     "no bias": (_set(f"{LAYER}.layers.layers.2", "bias", None), "a convolution has no bias"),
     "another module": (_set(LAYER, "attention", nn.Identity()), "it has other modules than layers"),
-    "another layer": (_set("dense_stages.2.2", "dense_block1", nn.Identity()), "dense_block1 is a Identity"),
+    "another layer": (_set("dense_stages.2.2", "dense_block1", nn.Identity()), "it is a Identity, none of"),
     "a hook": (
         lambda model: model.get_submodule(LAYER).register_forward_hook(lambda *_: None),
         "hooks are registered on modules inside",
@@ -105,9 +110,27 @@ def test_steps_aside_with_the_reason(case: str) -> None:
     change(model)
     model.dense_stages[2][2].has_run = False
     found = model.block_execution_report()
-    assert found.pop(BLOCKS[2]).startswith("plain: ")
-    assert reason in model.block_execution_report()[BLOCKS[2]]
+    whole = case in ("eval mode", "dropout")  # that is asked for of all layers
+    how = found.pop(BLOCKS[2] if whole else LAYER)
+    assert how.startswith("plain: ")
+    assert reason in how
     assert set(found.values()) == {"linear"}
+
+
+@pytest.mark.parametrize("apart", [(0,), (3,), (1, 2), (0, 2)])
+def test_layers_between_those_that_step_aside_keep_running_as_operations(apart: tuple[int, ...]) -> None:
+    models = [make_model(policy, block_config=(4, 1, 2)) for policy in ("plain", "linear")]
+    for model in models:
+        for number in apart:
+            layers = model.get_submodule(f"{BLOCKS[0]}.dense_block{number}.layers.layers")
+            layers.append(nn.Sigmoid())
+    expected, found = (train_once(model) for model in models)
+    for key, wanted in expected.items():
+        assert (found[key] - wanted).abs().max() <= 1e-11 * wanted.abs().max() + 1e-14, key
+    report = models[1].block_execution_report()
+    for number in apart:
+        assert report.pop(f"{BLOCKS[0]}.dense_block{number}").startswith("plain: its modules are not two")
+    assert report == dict.fromkeys(BLOCKS, "linear")
 
 
 def test_another_norm_is_said(caplog: pytest.LogCaptureFixture) -> None:

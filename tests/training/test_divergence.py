@@ -47,6 +47,14 @@ def test_a_diverged_training_ends_in_that_step_and_names_what_is_left(
     assert "\n" not in text
 
 
+def test_the_first_step_is_not_the_rate_s_fault(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil_loss(monkeypatch, 0, torch.nan)
+    with pytest.raises(
+        DivergenceError, match=r"^loss: is not finite in the first step, before any weight has"
+    ):
+        train(tiny())
+
+
 def test_the_command_ends_with_status_1_and_one_line(
     tiny: MakeConfig,
     digits_folder: Path,
@@ -54,12 +62,12 @@ def test_the_command_ends_with_status_1_and_one_line(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    spoil_loss(monkeypatch, 0, torch.nan)
+    spoil_loss(monkeypatch, 1, torch.nan)
     small = ["--model", "densenet_bc40_k12", "--model-options.block-config", "[2, 2]", "--workers", "0"]
     options = [*small, "--epochs", "1", "--accelerator", "cpu", "--clip", "0", "--out", str(tmp_path / "run")]
     assert cli.main(["train", str(digits_folder), *options]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("skipnets: --lr: training diverged in epoch 1, step 1 (the loss is not finite)")
+    assert last.startswith("skipnets: --lr: training diverged in epoch 1, step 2 (the loss is not finite)")
     assert "--clip=5" in last
 
 

@@ -17,7 +17,12 @@ from tests.helpers.labels import LABELS, write_tiles
 from tests.helpers.own_networks import TinyNet
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, Metric, PearsonCorrCoef
-from torchmetrics.classification import MultilabelF1Score
+from torchmetrics.classification import (
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassROC,
+    MultilabelF1Score,
+)
 
 import skipnets
 from skipnets.data.dataset import ImageDataset
@@ -144,12 +149,95 @@ class Locked(nn.Module):
         ),
     ],
 )
-def test_a_loss_is_tried_before_the_training(loss: Any, dataset: ImageDataset, message: str | None) -> None:
+def test_a_loss_of_several_labels_or_numbers_is_tried_before_the_training(
+    loss: Any, dataset: ImageDataset, message: str | None
+) -> None:
     if message is None:
         check_loss(loss, dataset)
         return
     with pytest.raises(UserError, match=message):
         check_loss(loss, dataset)
+
+
+CLASSES = ImageDataset(
+    classes=("a", "b", "c"),
+    names=list("12345678"),
+    labels=np.array([0, 2, 1, 1] * 2),
+    splits=np.array(["train"] * 4 + ["val"] * 4),
+    images=np.zeros((8, 8, 8), np.uint8),
+)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (nn.CrossEntropyLoss(), None),
+        (nn.MultiMarginLoss(), None),
+        (nn.CrossEntropyLoss, r"loss: fails on outputs of shape \(4, 3\) and labels of shape \(4,\)"),
+        (lambda *given: (F.cross_entropy(*given), {}), "must return one number .*, not tuple"),
+        (nn.CrossEntropyLoss(reduction="none"), r"must return one number .*, not shape \(4,\)"),
+        (lambda logits, labels: (logits.argmax(1) == labels).float().mean(), r"not shape \(\)"),
+        (nn.BCEWithLogitsLoss(), r"fails on outputs of shape \(4, 3\) and labels of shape \(4,\) \("),
+        (nn.CrossEntropyLoss(weight=torch.ones(4)), r"loss: fails on .*weight"),
+        (lambda *_: nn.Parameter(torch.ones(())), "loss: must depend on the network's outputs"),
+    ],
+)
+def test_a_loss_of_classes_is_tried_before_the_training(loss: Any, message: str | None) -> None:
+    if message is None:
+        check_loss(loss, CLASSES)
+        return
+    with pytest.raises(UserError, match=message):
+        check_loss(loss, CLASSES)
+
+
+def test_a_loss_is_tried_on_mixed_labels_where_images_are_mixed() -> None:
+    check_loss(nn.CrossEntropyLoss(), CLASSES, mixed=True)
+    with pytest.raises(UserError, match=r"mixed labels of shape .* switched off by mixup=0 and cutmix=0"):
+        check_loss(nn.MultiMarginLoss(), CLASSES, mixed=True)
+
+
+class Computing(Metric):
+    """Computes what it is told to."""
+
+    count: Tensor
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.count += len(outputs)
+
+    def compute(self) -> Any:
+        return self.value() if callable(self.value) else self.value
+
+
+def failing() -> None:
+    raise ValueError("too few")
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (MulticlassF1Score(3, average=None), None),
+        (Computing(1.5), None),
+        (Computing(np.float32(1.5)), None),
+        (Computing(torch.ones(1)), None),
+        (MulticlassConfusionMatrix(3), r"must compute one number, or one for each class, .*shape \(3, 3\)"),
+        (MulticlassROC(3), "must compute one number, .*, not tuple"),
+        (Computing({"a": 1.0}), "must compute one number, .*, not dict"),
+        (Computing(None), "must compute one number, .*, not NoneType"),
+        (Computing("high"), "must compute one number, .*, not str"),
+        (Computing(failing), r"metrics: m fails on .* \(too few\)"),
+    ],
+)
+def test_what_a_metric_computes_is_seen_before_the_training(metric: Metric, message: str | None) -> None:
+    if message is None:
+        check_metrics({"m": metric}, CLASSES)
+        return
+    with pytest.raises(UserError, match=message):
+        check_metrics({"m": metric}, CLASSES)
 
 
 @pytest.mark.parametrize(

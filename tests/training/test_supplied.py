@@ -209,7 +209,7 @@ def test_a_modified_densenet_is_saved_by_what_makes_it(tiny: MakeConfig) -> None
     [
         (
             group_densenet,
-            "not applied to network.features.denseblock2, which will run plainly: denselayer1: its norm is a "
+            "not applied to network.features.denseblock2.denselayer1, which will run plainly: its norm is a "
             "GroupNorm, not a BatchNorm2d",
         ),
         (TinyNet, "not applied: there are no blocks of this package in CustomModel"),
@@ -248,7 +248,8 @@ def test_an_unmodified_model_is_one_of_the_registry(tiny: MakeConfig) -> None:
             r"must return an output for each of the 3 classes, .*, shape \(2, 3\), not \(2, 5\)",
         ),
         ({"model": TinyNet}, {"freeze": 1}, "freeze=1: needs one of the networks"),
-        ({"model": TinyNet}, {"weights": "imagenet"}, "weights=imagenet: must be loaded into"),
+        ({"model": TinyNet(3)}, {"weights": "w.pth"}, "weights=w.pth: must be loaded into TinyNet before it"),
+        ({"model": TinyNet}, {"weights": "imagenet"}, "weights=imagenet: must be a file for TinyNet"),
         ({"model": TinyNet}, {"model": "resnet18"}, "model=resnet18: must be given once"),
         ({"architecture": {}}, {}, "architecture: must be given with model="),
         (
@@ -278,9 +279,11 @@ def test_an_unmodified_model_is_one_of_the_registry(tiny: MakeConfig) -> None:
             {},
             "metrics: loss must have another name: every run measures val_loss",
         ),
+        ({"metrics": [MulticlassF1Score(3)]}, {}, "metrics: must be torchmetrics by name, not list"),
         ({"loss": Locked()}, {"folds": 2}, r"^loss: must be something that copy.deepcopy can copy \(.*lock"),
         ({"loss": Locked()}, {"find_lr": True}, "^loss: must be something that copy.deepcopy can copy"),
         ({"callbacks": [3]}, {}, "callbacks: must be Lightning's, not int"),
+        ({"callbacks": 3}, {}, "callbacks: must be Lightning's, not int"),
         ({"logger": 3}, {}, "logger: must be Lightning's"),
     ],
 )
@@ -298,7 +301,10 @@ def test_arguments_that_json_cannot_hold_are_said(tiny: MakeConfig, caplog: pyte
 
     with caplog.at_level(logging.WARNING, "skipnets"):
         config = with_own_model(own(tiny), Supplied(model=functools.partial(TinyNet, width=object())))
-    assert "the arguments of tests.helpers.own_networks:TinyNet are no JSON values" in caplog.text
+    assert (
+        "the arguments of tests.helpers.own_networks:TinyNet are not all names with JSON values"
+        in caplog.text
+    )
     assert config.model == "TinyNet"
 
 

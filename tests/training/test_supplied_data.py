@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import ConcatDataset, DataLoader, TensorDataset, random_split
 from torchvision.datasets import ImageFolder
 
 from skipnets.data.sources import open_dataset
@@ -64,11 +65,62 @@ def test_splits_that_are_given_stay_and_missing_ones_are_drawn() -> None:
         ([(GRAY.astype(np.float32), "a")], "normalization and augmentation are the run's"),
         ([(GRAY, 1), (GRAY, 0.5)], "label 0.5 must be a class; numbers to predict take an ImageDataset"),
         ([(GRAY[None, None, None], "a")], r"of shape \(1, 1, 1, 8, 8\)"),
+        ([(GRAY, "a", "a.png")], r"dataset\[0\] must be \(image, label\), not tuple of 3"),
+        ([{"image": GRAY, "label": "a"}], r"dataset\[0\] must be \(image, label\), not dict"),
+        ([(GRAY, np.array([0, 1]))], "a label must be a class, its number or name, not ndarray"),
+        ([(GRAY, None)], "a label must be a class, its number or name, not NoneType"),
+        (iter([(GRAY, "a")]), "must be a sequence .* with a length, not list_iterator"),
+        (DataLoader([]), "must be a sequence .* with a length, such as its dataset, not DataLoader"),
+        (ConcatDataset([TensorDataset(torch.zeros(1, 8, 8))]), r"dataset\[0\] must be .*, not tuple of 1"),
+    ],
+)
+def test_what_is_no_image_with_a_label_is_one_line(samples: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        as_dataset(samples)
+
+
+class Failing:
+    classes = ("a", "b")
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        if index:
+            raise OSError("the disk\nis gone")
+        return GRAY, index
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (Failing(), r"dataset\[1\] fails \(the disk is gone\)"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(samples: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         as_dataset(samples)
+
+
+@pytest.mark.parametrize("label", [1, True, 1.0, np.int64(1), np.array([1]), torch.tensor(1), "b"])
+def test_a_label_may_have_any_of_the_usual_forms(label: Any) -> None:
+    class Two(list[tuple[Any, Any]]):
+        classes = ("a", "b")
+
+    assert as_dataset(Two([(GRAY, label)])).labels.tolist() == [1]
+
+
+def test_numbers_without_names_keep_their_order_and_parts_the_names() -> None:
+    """Outputs are in the order of numbers, as a loss with weights of the classes expects."""
+    dataset = as_dataset([(GRAY, number) for number in (10, 2, 0, 11, 1)])
+    assert dataset.classes == ("0", "1", "2", "10", "11")
+    assert dataset.labels.tolist() == [3, 2, 0, 4, 1]
+
+    class Named(list[tuple[Any, int]]):
+        classes = ("cat", "dog")
+
+    parts = random_split(Named([(GRAY, number % 2) for number in range(8)]), [6, 2])
+    assert as_dataset({"train": parts[0], "val": parts[1]}).classes == ("cat", "dog")
 
 
 def test_labels_are_positions_in_the_classes() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
 
@@ -59,6 +59,7 @@ def train(
         skipnets train --config runs/photos/run.yaml --out runs/again --seed 1
         skipnets train photos --folds 5 --out runs/folds
         skipnets train photos --model networks:MyNet --out runs/own
+        skipnets train photos --components networks:parts --out runs/own
         skipnets train --resume runs/photos
         skipnets train --resume runs/photos --epochs 200
         skipnets train --resume runs/photos --devices 2
@@ -97,9 +98,13 @@ def train(
     check_early(settings)
     from skipnets.training import train as train_run
 
-    # What is typed is trusted; what a file names takes --trust.
-    trust = given["model"] if is_import(given.get("model")) else None
+    trust = typed_imports(given)
     return _finish(lambda: train_run(settings, started=started, trust=trust))
+
+
+def typed_imports(given: Mapping[str, Any]) -> list[str]:
+    """What is imported and run because it was typed; what a file names takes --trust."""
+    return [name for name in (given.get("model"), given.get("components")) if is_import(name)]
 
 
 def _finish(start: Callable[[], Run]) -> int:

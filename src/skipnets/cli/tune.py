@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 from cyclopts import Parameter
 
 from skipnets.cli.output import print_paths, print_tables
-from skipnets.cli.train import config_options
+from skipnets.cli.train import config_options, typed_imports
 from skipnets.errors import UserError
 from skipnets.training.config import TrainConfig, read_config
-from skipnets.trust import is_import
 
 if TYPE_CHECKING:
     FixedOptions = dict[str, Any]
@@ -89,8 +88,7 @@ def tune(
                 trials=trials,
                 processes=processes,
                 pruner=pruner,
-                # What is typed is trusted; what a file names takes --trust.
-                trust=given["model"] if is_import(given.get("model")) else None,
+                trust=typed_imports(given),
             )
     from skipnets.report import write_tuning_report
 

@@ -357,6 +357,11 @@ def _is_wide(graph: Graph, scope: Scope) -> bool:
         and convolutions[0].groups == convolutions[0].in_channels > 1
         and bool(norms)
         and all(norm.norm == "layer2d" for norm in norms)
+        and all(
+            operation.function in ("gelu", "hard_sigmoid")  # of the layers, and of their gates
+            for operation in operations
+            if isinstance(operation, Activation)
+        )
         and not any(isinstance(operation, Dropout) and operation.mode == "value" for operation in operations)
     )
 

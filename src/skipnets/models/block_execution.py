@@ -5,7 +5,8 @@ them layer by layer, as `skipnets.models.densenet` and `skipnets.models.resnet` 
 each as one operation of `skipnets.ops` that keeps memory in proportion to the depth; `"linear-recompute"`
 keeps less still of dense blocks and repeats their 1×1 convolutions in the backward pass. The numbers are the
 same. Where an operation could not be right (eval mode, dropout, hooks on layers inside, …) the block runs
-plainly, and `execution_report` says why.
+plainly; of a dense block, that layer alone, between operations for the layers before and after it.
+`execution_report` says what and why.
 
 A module is switched by giving it a subclass of its class that overrides `forward` alone: parameters,
 children and names stay, and so do hooks on it, copying and pickling.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -39,7 +41,7 @@ from skipnets.models.residual_execution import (
 )
 from skipnets.models.resnet import BasicBlock, BottleneckBlock, ResNet
 from skipnets.models.spatial import AVERAGE_POOLINGS
-from skipnets.models.switched_module import SwitchedModule, measure_network
+from skipnets.models.switched_module import DividedBlock, Part, SwitchedModule, measure_network
 from skipnets.models.wide_dense_execution import MemoryEfficientRDNet, MemoryEfficientRDNetBlock
 from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
@@ -71,6 +73,10 @@ class _LayerParts(NamedTuple):
         """The 3×3 convolution, which makes the layer's k maps."""
         return self.conv1 if self.conv2 is None else self.conv2
 
+    def widths(self) -> tuple[int, int]:
+        """Channels that it reads, and that it adds."""
+        return self.norm1.num_features, self.growth_convolution.out_channels
+
     def parameters(self) -> LayerParameters:
         """The tensors, as they are now."""
         first = (self.norm1.weight, self.norm1.bias, self.conv1.weight)
@@ -79,25 +85,46 @@ class _LayerParts(NamedTuple):
         return LayerParameters(*first, self.norm2.weight, self.norm2.bias, self.conv2.weight)
 
 
+@dataclass
+class _DensePart(Part):
+    """A part, with the modules of its layers, in order, where these run as one operation."""
+
+    modules: list[_LayerParts] = field(default_factory=list)
+
+    def parameters(self) -> list[LayerParameters]:
+        """Of these layers, as they are now."""
+        return [each.parameters() for each in self.modules]
+
+    def is_followed_by(self, layer: nn.Module) -> bool:
+        """Whether a layer that can be part of an operation can be part of this one."""
+        if self.reason is not None or type(layer) is not type(next(iter(self.layers.values()))):
+            return False
+        (sees, adds), (then_sees, then_adds) = self.modules[-1].widths(), _LayerParts.of(layer).widths()
+        return (then_sees, then_adds) == (sees + adds, adds)
+
+
 class _CheckedBlock(NamedTuple):
-    """A block that can run as one operation, as it was when that was checked."""
+    """A block of which some layers at least can run as one operation, as it was when that was checked."""
 
     structure: guards.Structure
-    layers: list[_LayerParts]
+    parts: list[_DensePart]
 
 
 # The check takes as long as the kernels of a small block. Not an attribute, as copies would take it along.
 _CHECKED: WeakKeyDictionary[nn.Module, _CheckedBlock] = WeakKeyDictionary()
 
 
-class MemoryEfficientDenseBlock(SwitchedModule, DenseBlock):
-    """A dense block that trains as one operation."""
+class MemoryEfficientDenseBlock(DividedBlock, DenseBlock):
+    """A dense block that trains as one operation, or as several where some layers run by themselves."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C + L·k, H, W)."""
         if self.unsupported_reason(features) is not None:
             return DenseBlock.forward(self, features)
-        layers = self._parts()
+        return self._run_parts(features)
+
+    def _run_as_one(self, part: Part, features: Tensor) -> Tensor:
+        layers = cast(_DensePart, part).modules
         trains = torch.is_grad_enabled() and (
             features.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
         )
@@ -131,50 +158,53 @@ class MemoryEfficientDenseBlock(SwitchedModule, DenseBlock):
         if not self.training:
             return "eval mode"
         if torch.compiler.is_compiling():  # It watches by itself what the checks read.
-            return self._unsupported_layers()
+            return self._unsupported_layers() or (
+                "a compiler takes blocks of one operation" if len(self._parts()) > 1 else None
+            )
         checked = _CHECKED.get(self)
         if checked is not None and checked.structure.unchanged():
             return None
         reason = self._unsupported_layers()
         if reason is None:
-            _CHECKED[self] = _CheckedBlock(guards.Structure(self), [_LayerParts.of(layer) for layer in self])
+            _CHECKED[self] = _CheckedBlock(guards.Structure(self), _divided(self))
         return reason
 
-    def _parts(self) -> list[_LayerParts]:
-        """Of all layers, which have been checked."""
+    def _parts(self) -> list[_DensePart]:
+        """What runs one after the other, of a block that has been checked."""
         checked = None if torch.compiler.is_compiling() else _CHECKED.get(self)
-        return [_LayerParts.of(layer) for layer in self] if checked is None else checked.layers
+        return _divided(self) if checked is None else checked.parts
 
     def _unsupported_layers(self) -> str | None:
         if len(self) == 0:
             return "it has no layers"
-        if reason := guards.unsupported_hooks(module for module in self.modules() if module is not self):
+        if reason := guards.unsupported_hooks(()):
             return reason
-        kind = type(self[0])
-        for name, layer in self.named_children():
-            if type(layer) is not kind or kind not in (DenseLayer, BasicDenseLayer):
-                return f"{name} is a {type(layer).__name__}, not one of the block's own layers"
-            if reason := _unsupported_layer(layer):
+        for name, layer in self.named_children():  # As a configuration asks for it: for all of them.
+            if reason := _unsupported_dropout(layer):
                 return f"{name}: {reason}"
-        parts = [_LayerParts.of(layer) for layer in self]
-        first, growth_rate = parts[0].norm1.num_features, parts[0].growth_convolution.out_channels
-        for index, part in enumerate(parts):
-            sees, adds = part.norm1.num_features, part.growth_convolution.out_channels
-            if (sees, adds) != (first + index * growth_rate, growth_rate):
-                return "its layers' channels do not follow one growth rate"
+        parts = _divided(self)
+        if all(part.reason for part in parts):
+            return f"{next(iter(parts[0].layers))}: {parts[0].reason}"
         return None
 
+    def _first_parameters(self) -> list[LayerParameters]:
+        return cast(_DensePart, self._first_operation()).parameters()
+
     def _runs_natively(self, features: Tensor) -> bool:
-        layers = [layer.parameters() for layer in self._parts()]
+        layers = self._first_parameters()
+        reads = layers[0].gamma1.numel()
+        if features.shape[1] != reads:  # other layers come before it
+            features = features.new_empty(features.shape[0], reads, *features.shape[2:])
         return cpu_executor(features, features.dtype, layers) == "native"
 
     def _not_fused(self, features: Tensor) -> str | None:
-        return _unsupported_block(features, [self._parts()[0].parameters()])
+        return _unsupported_block(features, self._first_parameters()[:1])
 
-    def _unsupported_input(self, features: Tensor) -> str | None:
-        layers = [layer.parameters() for layer in self._parts()]
-        parameters = [tensor for layer in layers for tensor in layer if tensor is not None]
-        return guards.unsupported_input(features, parameters)
+    def _unsupported_by(self, part: Part, features: Tensor) -> str | None:
+        layers = cast(_DensePart, part).parameters()
+        return guards.unsupported_input(
+            features, [each for layer in layers for each in layer if each is not None]
+        )
 
 
 class MemoryEfficientTransition(SwitchedModule, Transition):
@@ -361,8 +391,11 @@ def _warn_of_plain_parts(model: nn.Module, policy: str) -> None:
 
 
 def execution_report(model: nn.Module) -> dict[str, str]:
-    """How each block and transition ran last, or would run now: its policy, or "plain: " and why."""
-    report = {}
+    """How each block and transition ran last, or would run now: its policy, or "plain: " and why.
+
+    The layers of a dense block are listed where they run by themselves between operations.
+    """
+    report: dict[str, str] = {}
     for path, module in model.named_modules():
         if isinstance(module, RDNet):
             continue  # No part of it is an operation of its own.
@@ -372,6 +405,8 @@ def execution_report(model: nn.Module) -> dict[str, str]:
                 continue
         if isinstance(module, tuple(_LINEAR)):
             report[path] = module.policy if isinstance(module, SwitchedModule) else "plain"
+        if isinstance(module, DividedBlock):
+            report |= {f"{path}.{name}": f"plain: {why}" for name, why in module.layers_apart().items()}
     return report
 
 
@@ -394,8 +429,27 @@ def _unsupported_block(features: Tensor, layers: Sequence[LayerParameters]) -> s
     return unsupported_block(features.device, features.dtype, widths=widths, dims=dims)
 
 
+def _divided(block: nn.Module) -> list[_DensePart]:
+    """A dense block's layers, as many together as can run as one operation."""
+    parts: list[_DensePart] = []
+    for name, layer in block.named_children():
+        reason = _unsupported_layer(layer)
+        if reason is not None:
+            parts.append(_DensePart({name: layer}, reason))
+        elif parts and parts[-1].is_followed_by(layer):
+            parts[-1].layers[name] = layer
+            parts[-1].modules.append(_LayerParts.of(layer))
+        else:
+            parts.append(_DensePart({name: layer}, modules=[_LayerParts.of(layer)]))
+    return parts
+
+
 def _unsupported_layer(layer: nn.Module) -> str | None:
-    """Why a dense layer cannot be part of the operation, or None."""
+    """Why a dense layer cannot be part of an operation, or None."""
+    if type(layer) not in (DenseLayer, BasicDenseLayer):
+        return f"it is a {type(layer).__name__}, none of the block's own layers"
+    if reason := guards.unsupported_hooks(layer.modules()):
+        return reason
     bottleneck = isinstance(layer, DenseLayer)
     names = ["norm1", "relu1", "conv1", *(["norm2", "relu2", "conv2"] if bottleneck else [])]
     if [name for name, _ in layer.named_children()] != [*names, "dropout", "drop_path"]:
@@ -404,11 +458,8 @@ def _unsupported_layer(layer: nn.Module) -> str | None:
         relu, norm = layer.get_submodule(f"relu{number}"), layer.get_submodule(f"norm{number}")
         if reason := guards.unsupported_activation(relu, norm):
             return reason
-    dropout, drop_path = cast(nn.Dropout, layer.dropout), cast(StochasticDepth, layer.drop_path)
-    if type(dropout) is not nn.Dropout or dropout.p > 0:
-        return "dropout"
-    if type(drop_path) is not StochasticDepth or drop_path.p > 0:
-        return "stochastic depth"
+    if reason := _unsupported_dropout(layer):
+        return reason
     parts = _LayerParts.of(layer)
     reason = guards.unsupported_norm(parts.norm1)
     reason = reason or guards.unsupported_convolution(parts.conv1, size=1 if bottleneck else 3)
@@ -416,6 +467,17 @@ def _unsupported_layer(layer: nn.Module) -> str | None:
         reason = reason or guards.unsupported_norm(parts.norm2)
         reason = reason or guards.unsupported_convolution(parts.conv2, size=3)
     return reason
+
+
+def _unsupported_dropout(layer: nn.Module) -> str | None:
+    """Which dropout of a dense layer would be left out, or None."""
+    if not isinstance(layer, DenseLayer | BasicDenseLayer):
+        return None
+    if type(layer.dropout) is not nn.Dropout or layer.dropout.p > 0:
+        return "dropout"
+    if type(layer.drop_path) is not StochasticDepth or layer.drop_path.p > 0:
+        return "stochastic depth"
+    return None
 
 
 def _pooling(pool: nn.Module) -> tuple[object, ...]:

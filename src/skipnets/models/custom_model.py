@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from skipnets.errors import UserError, listed, one_line
 from skipnets.models.backbone import Backbone
@@ -28,6 +29,7 @@ __all__ = [
     "config_of",
     "logits_and_head_input",
     "map_shapes",
+    "unwrapped",
 ]
 
 
@@ -95,11 +97,19 @@ class CustomModel(Backbone[CustomConfig]):
 
     def stored(self) -> nn.Module:
         """The module whose tensors a model file holds: under the names that they have there."""
-        return self.network
+        return unwrapped(self.network)
 
     def skeleton(self) -> nn.Module:
-        """The module itself: nothing else says what tensors it must have."""
-        return self.network
+        """The same: nothing else says what tensors it must have."""
+        return self.stored()
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The module inside of what `torch.compile` or `nn.DataParallel` makes of it."""
+    inside = getattr(network, "_orig_mod", network)
+    if isinstance(inside, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inside = inside.module
+    return network if inside is network else unwrapped(inside)
 
 
 def _build(config: CustomConfig) -> nn.Module:
@@ -145,6 +155,7 @@ def config_of(
     Raises:
         UserError: If that makes a module with other tensors, or fails.
     """
+    network = unwrapped(network)
     config = CustomConfig(name=type(network).__name__, num_classes=num_classes, in_chans=in_chans, dims=dims)
     if architecture is None:
         return config
@@ -158,14 +169,22 @@ def config_of(
     )
     with trusting(config.import_path):
         again = _build(config)
-    shapes = [
-        {name: tuple(tensor.shape) for name, tensor in each.state_dict().items()} for each in (again, network)
+    made, given = (each.state_dict() for each in (again, network))
+    differing = [
+        key
+        for key in {**made, **given}
+        if key not in made or key not in given or not _may_be_of_one_shape(made[key], given[key])
     ]
-    if differing := [key for key in {**shapes[0], **shapes[1]} if shapes[0].get(key) != shapes[1].get(key)]:
+    if differing:
         raise UserError(
             f"architecture: {config.import_path} makes a module with other tensors: {listed(differing)}"
         )
     return config
+
+
+def _may_be_of_one_shape(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are, or one of them gets its shape in the first call."""
+    return is_lazy(first) or is_lazy(second) or first.shape == second.shape
 
 
 def logits_and_head_input(
@@ -223,9 +242,12 @@ def check_output(model: CustomModel, images: Tensor) -> None:
     Raises:
         UserError: If it fails, or returns something else.
     """
-    like = next(model.parameters(), images)
+    like = next((each for each in model.parameters() if each.is_floating_point()), images)
     shape = tuple(images.shape)
     try:
+        if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+            with evaluating(model), torch.no_grad():  # what inference mode makes cannot be trained
+                model(images)
         with evaluating(model), torch.inference_mode():
             output = model(images.to(like.device, like.dtype))
     except Exception as error:  # a user's forward pass, which may raise anything

@@ -122,9 +122,11 @@ def create_model(
             config = model_config(model_name, **{**stated, **fields})
         model = build_model(config)
         model.weights_report = load_weights(model, checkpoint, ignore=weights_ignore)
-        if (activation := getattr(model.config, "activation", "relu")) != "relu":
+        activation, usual = (getattr(each, "activation", None) for each in (config, REGISTRY[config.name]))
+        if activation != usual:
             logger.warning(
-                "warning: activation=%s: weights say nothing of activations; published ones are of ReLUs",
+                "warning: activation=%s: weights say nothing of activations; published ones have %s",
                 activation,
+                usual,
             )
     return FeatureListNet(model, out_indices) if features_only else model

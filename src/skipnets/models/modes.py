@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -52,5 +52,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def sharing_tensors(model: Model) -> Model:
     """Copy a model's modules but not its tensors, so that hooks on the copy see no calls of other threads."""
-    tensors = (*model.parameters(), *model.buffers())
+    # Attributes, too: what a module keeps of its last call is in a graph, and cannot be copied.
+    attributes = (value for module in model.modules() for value in vars(module).values())
+    kept = (value for value in attributes if isinstance(value, Tensor))
+    tensors = (*model.parameters(), *model.buffers(), *kept)
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

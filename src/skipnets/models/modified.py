@@ -8,15 +8,11 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from skipnets.models.backbone import Backbone
+from skipnets.models.switched_module import SwitchedModule
 
 __all__ = ["modification", "refused_modification"]
 
 # They do nothing in evaluation, and what they do in training is no part of the network.
-_EXECUTIONS = (
-    "skipnets.models.block_execution",
-    "skipnets.models.residual_execution",
-    "skipnets.models.switched_module",
-)
 _IGNORED = (nn.Dropout, StochasticDepth)
 
 
@@ -52,7 +48,7 @@ def _shown(module: nn.Module) -> str:
     """Class and arguments of a module, without those inside."""
     if isinstance(module, _IGNORED):
         return type(module).__name__
-    # A block that is executed in another way has a subclass of its class, from the module that does that.
-    kind = next(base for base in type(module).__mro__ if base.__module__ not in _EXECUTIONS)
+    # A block that is executed in another way has a subclass of its class.
+    kind = next(base for base in type(module).__mro__ if not issubclass(base, SwitchedModule))
     replaced = ", its forward replaced" if "forward" in vars(module) else ""
     return f"{kind.__qualname__}({module.extra_repr()}){replaced}"

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from skipnets.models.backbone import Backbone, FeatureMapInfo, make_norm
-from skipnets.models.layers import EffectiveSqueezeExcitation
+from skipnets.models.layers import EffectiveSqueezeExcitation, make_activation
 from skipnets.models.rdnet_graph import RDNetConfig
-from skipnets.models.registry import STEM_REDUCTION, Norm, Pooling
+from skipnets.models.registry import STEM_REDUCTION, BlockActivation, Pooling
 
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
 
 
 class RDNetLayer(nn.Module):
-    """Depthwise 7×7 → norm → 1×1 → GELU → 1×1, perhaps squeeze-excitation, and layer scale.
+    """Depthwise 7×7 → norm → 1×1 → activation → 1×1, perhaps squeeze-excitation, and layer scale.
 
     The paper's figure 2, with the factors of layer scale (Touvron et al. 2021, arXiv 2103.17239) at its end.
     """
@@ -39,7 +39,8 @@ class RDNetLayer(nn.Module):
         *,
         squeeze_excitation: bool,
         layer_scale: float,
-        norm: Norm,
+        norm: nn.Module,
+        activation: BlockActivation,
         proj_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
@@ -47,9 +48,9 @@ class RDNetLayer(nn.Module):
         self.gamma = nn.Parameter(torch.full((growth_rate,), layer_scale)) if layer_scale else None
         branch = nn.Sequential(
             nn.Conv2d(in_channels, in_channels, 7, padding=3, groups=in_channels),
-            make_norm(norm, in_channels),
+            norm,
             nn.Conv2d(in_channels, inner_channels, 1),
-            nn.GELU(),
+            make_activation(activation),
             nn.Conv2d(inner_channels, growth_rate, 1),
         )
         if squeeze_excitation:
@@ -90,7 +91,7 @@ class RDNet(Backbone[RDNetConfig]):
         channels, reduction = config.stem_channels, STEM_REDUCTION[config.stem]
         self.stem = nn.Sequential(
             nn.Conv2d(config.in_chans, channels, reduction, stride=reduction),
-            make_norm(config.norm, channels),
+            _norm(config, channels),
         )
         self.dense_stages = nn.Sequential()
         self.feature_info = []
@@ -101,7 +102,7 @@ class RDNet(Backbone[RDNetConfig]):
                 size = 2 if config.halves[number] else 1
                 reduction *= size
                 compressed = config.compressed(channels)
-                stage.append(make_norm(config.norm, channels))
+                stage.append(_norm(config, channels))
                 stage.append(nn.Conv2d(channels, compressed, size, stride=size))
                 channels = compressed
             block = RDNetBlock()
@@ -115,7 +116,8 @@ class RDNet(Backbone[RDNetConfig]):
                         rate,
                         squeeze_excitation=config.squeeze_excitation[number],
                         layer_scale=config.layer_scale,
-                        norm=config.norm,
+                        norm=_norm(config, channels),
+                        activation=config.activation,
                         proj_drop_rate=config.proj_drop_rate,
                         drop_path_rate=next(path_rates),
                     ),
@@ -126,7 +128,7 @@ class RDNet(Backbone[RDNetConfig]):
             if number + 1 == len(config.block_config) or config.halves[number + 1]:
                 path = f"dense_stages.{number}.{len(stage) - 1}"
                 self.feature_info.append(FeatureMapInfo(num_chs=channels, reduction=reduction, module=path))
-        self.head = nn.ModuleDict({"norm": make_norm(config.norm, config.pooled(channels))})
+        self.head = nn.ModuleDict({"norm": make_norm(config.head_norm, config.pooled(channels))})
         self._add_head(channels)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -185,10 +187,15 @@ class RDNet(Backbone[RDNetConfig]):
         super().reset_classifier(num_classes, global_pool)
         weight = getattr(self.head["norm"], "weight", None)
         if isinstance(weight, Tensor) and weight.shape != (self.head_hidden_size,):
-            norm = make_norm(self.config.norm, self.head_hidden_size)
+            norm = make_norm(self.config.head_norm, self.head_hidden_size)
             self.head["norm"] = norm.to(weight.device, weight.dtype).train(self.training)
 
     def _pooled_features(self, x: Tensor) -> Tensor:
         """The last map (N, num_features, h, w) → its means, normalized: (N, head_hidden_size)."""
         pooled: Tensor = self.head["norm"](self.global_pool(x))
         return pooled
+
+
+def _norm(config: RDNetConfig, channels: int) -> nn.Module:
+    """A norm of maps."""
+    return make_norm(config.norm, channels, activated=config.norm_keeps_nonlinearity)

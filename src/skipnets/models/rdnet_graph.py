@@ -12,10 +12,12 @@ from skipnets.errors import UserError
 from skipnets.models.graph import Graph, GraphBuilder
 from skipnets.models.registry import (
     STEM_REDUCTION,
+    BlockActivation,
     ModelConfig,
     Norm,
     _require_int,
     _require_number,
+    require_activation,
 )
 
 __all__ = ["RDNETS", "RDNetConfig", "rdnet_graph"]
@@ -36,12 +38,14 @@ class RDNetConfig(ModelConfig):
         expansion: Channels inside a dense layer, in multiples of its input's, rounded down to whole 8s.
         compression: Share of the channels that the convolution between two blocks keeps, rounded likewise.
         layer_scale: Start of the learned factor of each channel of a layer's output; 0 for no such factor.
-        norm: `"layer2d"`, `"group"` or None: the pooled features have one too.
+        norm: As in other families. No activation follows a norm: `"filter-response"` has no threshold, and
+            `"evonorm-s0"`, which normalizes nothing without its own nonlinearity, keeps that.
+        activation: Between the 1×1 convolutions of a dense layer: `"gelu"`, `"relu"`, `"silu"`
+            (x·sigmoid(x)) or `"hard_swish"`.
     """
 
     family: ClassVar[str] = "rdnet"
     most_stages: ClassVar[int] = 32
-    norms: ClassVar[tuple[Norm, ...]] = ("layer2d", "group", None)
 
     growth_rates: tuple[int, ...] = ()
     halves: tuple[bool, ...] = ()
@@ -51,9 +55,11 @@ class RDNetConfig(ModelConfig):
     compression: float = 0.5
     layer_scale: float = 1e-6
     norm: Norm = "layer2d"
+    activation: BlockActivation = "gelu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_activation(self.activation, self.norm)
         for name in ("growth_rates", "halves", "squeeze_excitation"):
             values = getattr(self, name)
             if not isinstance(values, (tuple, list)) or len(values) != len(self.block_config):
@@ -79,8 +85,19 @@ class RDNetConfig(ModelConfig):
 
     @property
     def smallest_size(self) -> int:
-        """The stem and every halving round down."""
-        return STEM_REDUCTION[self.stem] * 2 ** sum(self.halves)
+        """The stem and every halving round down; some norms need two pixels in every map."""
+        least = STEM_REDUCTION[self.stem] * 2 ** sum(self.halves)
+        return 2 * least if self.norm_needs_pixels else least
+
+    @property
+    def head_norm(self) -> Norm:
+        """The norm of the pooled features: where the others' is of maps, over the channels."""
+        return self.norm if self.norm in ("group", None) else "layer2d"
+
+    @property
+    def norm_keeps_nonlinearity(self) -> bool:
+        """Whether norms keep the nonlinearity that they contain, though no activation's place is theirs."""
+        return self.norm == "evonorm-s0"
 
     @property
     def description(self) -> str:
@@ -102,12 +119,12 @@ def rdnet_graph(config: RDNetConfig) -> Graph:
     build, patch = GraphBuilder(name=config.name, in_chans=config.in_chans), STEM_REDUCTION[config.stem]
     x = build.convolution("stem.0", 0, config.stem_channels, patch, stride=patch, padding=0, bias=True)
     build.stage("stem.0", x)
-    x = build.stage("stem.1", build.norm("stem.1", x, config.norm))
+    x = build.stage("stem.1", _norm(build, config, "stem.1", x))
     rates = iter(config.drop_path_rates())
     for number, layers in enumerate(config.block_config):
         path = f"dense_stages.{number}"
         if number:
-            x = build.stage(f"{path}.0", build.norm(f"{path}.0", x, config.norm))
+            x = build.stage(f"{path}.0", _norm(build, config, f"{path}.0", x))
             size = 2 if config.halves[number] else 1
             channels = config.compressed(build.channels(x))
             x = build.convolution(f"{path}.1", x, channels, size, stride=size, padding=0, bias=True)
@@ -124,20 +141,24 @@ def rdnet_graph(config: RDNetConfig) -> Graph:
         global_pool=config.global_pool,
         num_classes=config.num_classes,
         drop_rate=config.drop_rate,
-        head_norm=("head.norm", config.norm),
+        head_norm=("head.norm", config.head_norm),
     )
+
+
+def _norm(build: GraphBuilder, config: RDNetConfig, name: str, x: int) -> int:
+    return build.norm(name, x, config.norm, activated=config.norm_keeps_nonlinearity)
 
 
 def _dense_layer(
     build: GraphBuilder, config: RDNetConfig, path: str, x: int, block: int, drop_path_rate: float
 ) -> int:
-    """A depthwise 7×7 convolution, a norm, two 1×1 convolutions with GELU between: k new maps, scaled."""
+    """Depthwise 7×7 convolution, norm, two 1×1 convolutions around an activation: k new maps, scaled."""
     channels, rate = build.channels(x), config.growth_rates[block]
     with build.scope(path, "dense layer"):
         x = build.convolution(f"{path}.layers.layers.0", x, channels, 7, groups=channels, bias=True)
-        x = build.norm(f"{path}.layers.layers.1", x, config.norm)
+        x = _norm(build, config, f"{path}.layers.layers.1", x)
         x = build.convolution(f"{path}.layers.layers.2", x, config.inner_channels(channels), 1, bias=True)
-        x = build.activation(f"{path}.layers.layers.3", x, "gelu")
+        x = build.activation(f"{path}.layers.layers.3", x, config.activation)
         x = build.convolution(f"{path}.layers.layers.4", x, rate, 1, bias=True)
         if config.squeeze_excitation[block]:
             gated = f"{path}.layers.layers.5"

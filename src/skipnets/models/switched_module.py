@@ -5,6 +5,8 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -94,6 +96,57 @@ class SwitchedModule(nn.Module):
 
     def _unsupported_input(self, features: Tensor) -> str | None:
         return guards.unsupported_input(features, self.parameters())
+
+
+@dataclass
+class Part:
+    """Neighboring layers of a dense block that run as one operation; or a layer that runs by itself.
+
+    Attributes:
+        layers: By name, in order.
+        reason: Why a layer runs by itself.
+    """
+
+    layers: dict[str, nn.Module]
+    reason: str | None = None
+
+
+class DividedBlock(SwitchedModule):
+    """A dense block that trains as one operation, or as several where some layers run by themselves."""
+
+    def layers_apart(self) -> dict[str, str]:
+        """Names of the layers that run by themselves between operations, or would now, and why."""
+        if self.policy.startswith("plain"):
+            return {}
+        return {name: part.reason for part in self._parts() if part.reason for name in part.layers}
+
+    def _run_parts(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) → the features with those of all layers; its input has been checked."""
+        for place, part in enumerate(self._parts()):
+            if part.reason is None and (place == 0 or self._unsupported_by(part, features) is None):
+                features = self._run_as_one(part, features)
+            else:
+                for layer in part.layers.values():
+                    features = torch.cat([features, layer(features)], dim=1)
+        return features
+
+    def _first_operation(self) -> Part:
+        return next(part for part in self._parts() if part.reason is None)
+
+    def _unsupported_input(self, features: Tensor) -> str | None:
+        return self._unsupported_by(self._first_operation(), features)
+
+    def _parts(self) -> Sequence[Part]:
+        """What runs one after the other, of a block that has been checked."""
+        raise NotImplementedError
+
+    def _run_as_one(self, part: Part, features: Tensor) -> Tensor:
+        """Run layers as one operation."""
+        raise NotImplementedError
+
+    def _unsupported_by(self, part: Part, features: Tensor) -> str | None:
+        """Why layers cannot run as one operation on these features, or None."""
+        raise NotImplementedError
 
 
 def measure_network(network: Backbone[Any], x: Tensor) -> None:

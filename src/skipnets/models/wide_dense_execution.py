@@ -16,7 +16,7 @@ from torchvision.ops import StochasticDepth
 
 from skipnets.models.layers import EffectiveSqueezeExcitation, LayerNorm2d
 from skipnets.models.rdnet import RDNet, RDNetBlock, RDNetLayer
-from skipnets.models.switched_module import SwitchedModule, measure_network
+from skipnets.models.switched_module import DividedBlock, Part, SwitchedModule, measure_network
 from skipnets.ops import guards
 from skipnets.ops.wide_dense_block import WideDenseBlockPlan, WideLayerParameters, wide_dense_block
 
@@ -24,24 +24,27 @@ _PARTS = (nn.Conv2d, LayerNorm2d, nn.Conv2d, nn.GELU, nn.Conv2d)
 
 
 class _CheckedBlock(NamedTuple):
-    """A block that can run as one operation, as it was when that was checked."""
+    """A block of which some layers at least can run as one operation, as it was when that was checked."""
 
     structure: guards.Structure
-    layers: list[RDNetLayer]
+    parts: list[Part]
 
 
 # Not an attribute, as copies would take it along.
 _CHECKED: WeakKeyDictionary[nn.Module, _CheckedBlock] = WeakKeyDictionary()
 
 
-class MemoryEfficientRDNetBlock(SwitchedModule, RDNetBlock):
-    """A dense block that trains as one operation."""
+class MemoryEfficientRDNetBlock(DividedBlock, RDNetBlock):
+    """A dense block that trains as one operation, or as several where some layers run by themselves."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C + L·k, H, W)."""
         if self.unsupported_reason(features) is not None:
             return RDNetBlock.forward(self, features)
-        layers = _CHECKED[self].layers
+        return self._run_parts(features)
+
+    def _run_as_one(self, part: Part, features: Tensor) -> Tensor:
+        layers = _own_layers(part)
         ones = features.new_ones(features.shape[0], 1, 1, 1)
         plan = WideDenseBlockPlan(
             eps=tuple(cast(LayerNorm2d, _parts(layer)[1]).eps for layer in layers),
@@ -70,13 +73,17 @@ class MemoryEfficientRDNetBlock(SwitchedModule, RDNetBlock):
             return None
         reason = _unsupported_layers(self)
         if reason is None:
-            _CHECKED[self] = _CheckedBlock(guards.Structure(self), [*self])
+            _CHECKED[self] = _CheckedBlock(guards.Structure(self), _divided(self))
         return reason
 
-    def _unsupported_input(self, features: Tensor) -> str | None:
+    def _parts(self) -> list[Part]:
+        checked = _CHECKED.get(self)
+        return _divided(self) if checked is None else checked.parts
+
+    def _unsupported_by(self, part: Part, features: Tensor) -> str | None:
         if features.ndim != 4:
             return "the input is not (N, C, H, W)"
-        layers = _CHECKED[self].layers
+        layers = _own_layers(part)
         parameters = [each for layer in layers for each in _parameters(layer) if each is not None]
         if guards.computing_dtype(features.device, parameters[0].dtype) != parameters[0].dtype:
             return "autocast is on"
@@ -110,37 +117,63 @@ def _parameters(layer: RDNetLayer) -> WideLayerParameters:
 
 
 def _unsupported_layers(block: nn.Module) -> str | None:
-    """Why a block's layers cannot be run as one operation, or None."""
-    if reason := guards.unsupported_hooks(module for module in block.modules() if module is not block):
+    """Why none of a block's layers can run in an operation, or None."""
+    if reason := guards.unsupported_hooks(()):
         return reason
     layers = dict(block.named_children())
     if not layers:
         return "it has no layers"
-    channels = None
-    for name, layer in layers.items():
-        if type(layer) is not RDNetLayer:
-            return f"{name} is a {type(layer).__name__}, not one of the block's own layers"
-        if reason := _unsupported_layer(layer):
+    for name, layer in layers.items():  # As a configuration asks for it: for all of them.
+        if isinstance(layer, RDNetLayer) and (reason := _unsupported_dropout(layer)):
             return f"{name}: {reason}"
-        depthwise, *_ = _parts(layer)
-        reads = cast(nn.Conv2d, depthwise).in_channels
-        if channels not in (None, reads):
-            return "its layers' channels do not follow their growth"
-        channels = reads + _parameters(layer).weight2.shape[0]
+    parts = _divided(block)
+    if all(part.reason for part in parts):
+        return f"{next(iter(parts[0].layers))}: {parts[0].reason}"
     return None
 
 
-def _unsupported_layer(layer: RDNetLayer) -> str | None:
+def _divided(block: nn.Module) -> list[Part]:
+    """A block's layers, as many together as can run as one operation."""
+    parts: list[Part] = []
+    channels = None  # that a layer reads which continues the last part
+    for name, layer in block.named_children():
+        reason = _unsupported_layer(layer)
+        if reason is not None:
+            parts.append(Part({name: layer}, reason))
+            channels = None
+            continue
+        own = cast(RDNetLayer, layer)
+        depthwise, *_ = _parts(own)
+        reads = cast(nn.Conv2d, depthwise).in_channels
+        if channels == reads:
+            parts[-1].layers[name] = layer
+        else:
+            parts.append(Part({name: layer}))
+        channels = reads + _parameters(own).weight2.shape[0]
+    return parts
+
+
+def _own_layers(part: Part) -> list[RDNetLayer]:
+    """Of a part that runs as one operation."""
+    return cast(list[RDNetLayer], list(part.layers.values()))
+
+
+def _unsupported_layer(layer: nn.Module) -> str | None:
+    """Why a layer cannot be part of an operation, or None."""
+    if type(layer) is not RDNetLayer:
+        return f"it is a {type(layer).__name__}, none of the block's own layers"
+    if reason := guards.unsupported_hooks(layer.modules()):
+        return reason
     if [name for name, _ in layer.named_children()] != ["layers", "drop_path", "dropout"]:
         return "it has other modules than layers, drop_path and dropout"
-    if type(layer.dropout) is not nn.Dropout or layer.dropout.p > 0:
-        return "dropout"
-    if type(layer.drop_path) is not StochasticDepth or layer.drop_path.mode != "row":
-        return "another stochastic depth than that of images"
+    if reason := _unsupported_dropout(layer):
+        return reason
     parts = _parts(layer)
     norm = parts[1] if len(parts) > 1 else None
     if type(norm) is not LayerNorm2d:
         return f"its norm is a {type(norm).__name__}, not a LayerNorm2d"
+    if len(parts) > 3 and type(parts[3]) is not nn.GELU:
+        return "its activation is not a GELU"
     kinds = tuple(map(type, parts))
     if kinds not in (_PARTS, (*_PARTS, EffectiveSqueezeExcitation)):
         return "its modules are not two convolutions behind a depthwise one, with norm and GELU"
@@ -155,6 +188,15 @@ def _unsupported_layer(layer: RDNetLayer) -> str | None:
     return next(filter(None, (_unsupported_convolution(*each) for each in wanted)), None) or (
         "its GELU is an approximation" if cast(nn.GELU, parts[3]).approximate != "none" else None
     )
+
+
+def _unsupported_dropout(layer: RDNetLayer) -> str | None:
+    """Which dropout of a layer would be left out, or None."""
+    if type(layer.dropout) is not nn.Dropout or layer.dropout.p > 0:
+        return "dropout"
+    if type(layer.drop_path) is not StochasticDepth or layer.drop_path.mode != "row":
+        return "another stochastic depth than that of images"
+    return None
 
 
 def _unsupported_convolution(convolution: nn.Module, size: int, groups: int) -> str | None:

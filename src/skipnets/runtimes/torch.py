@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
@@ -30,6 +31,7 @@ __all__ = ["TorchRuntime", "check_tensors", "pick_device", "without_lost_threads
 
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What autocast computes in."""
+_STATISTICS = ("running_mean", "running_var")
 
 _process = os.getpid()
 
@@ -86,9 +88,11 @@ class TorchRuntime:
         check_precision(precision, device=target.type)
         model = _skeleton(architecture, at_most=len(tensors), network=network)
         check_tensors(model.stored(), tensors)
-        # assign: the skeleton has no memory of its own to copy into.
+        # assign: the skeleton has no memory of its own to copy into. A module of somebody else's has, and
+        # keeps its types, and what parameters share.
         model.stored().load_state_dict(
-            {name: torch.from_numpy(array) for name, array in tensors.items()}, assign=network is None
+            {name: torch.from_numpy(array) for name, array in tensors.items()},
+            assign=not isinstance(model, CustomModel),
         )
         if threads is not None:
             torch.set_num_threads(threads)
@@ -130,6 +134,8 @@ class TorchRuntime:
             TensorsDoNotFitError: If the model was changed and no longer matches its config.
         """
         state = self.model.stored().state_dict()
+        if others := [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]:
+            raise TensorsDoNotFitError(f"{listed(others, 3)}: a model file holds tensors, nothing else")
         arrays = {
             name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous().numpy()
             for name, tensor in state.items()
@@ -174,10 +180,15 @@ class TorchRuntime:
             yield
 
     def _where(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self._like().device
+
+    def _like(self) -> Tensor:
+        """A tensor with the type and device of the model's parameters."""
+        real = (parameter for parameter in self.model.parameters() if parameter.is_floating_point())
+        return next(real, torch.empty(0))
 
     def _to_tensor(self, batch: NDArray[Any]) -> Tensor:
-        parameter = next(self.model.parameters())
+        parameter = self._like()
         images = torch.from_numpy(np.ascontiguousarray(batch))
         if not parameter.is_cuda:
             return images.to(parameter.device, parameter.dtype)
@@ -223,6 +234,9 @@ def without_lost_threads() -> None:
 def check_tensors(model: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Check that tensors match a model's in name, shape and type, and are finite.
 
+    Buffers need not be finite, such as masks of attention; a norm's running statistics do. Lazy parameters
+    take any shape.
+
     Raises:
         TensorsDoNotFitError: If a tensor is missing, unexpected or wrong.
     """
@@ -235,8 +249,11 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None
             raise TensorsDoNotFitError(
                 f"the tensors do not fit the architecture: {problem}: {listed(names, 3)}"
             )
+    constants = {name for name, _ in model.named_buffers() if name.rpartition(".")[2] not in _STATISTICS}
     for name, array in tensors.items():
         wanted = expected[name]
+        if is_lazy(wanted):
+            continue
         if array.shape != tuple(wanted.shape):
             raise TensorsDoNotFitError(
                 f"tensor {name} has shape {array.shape}, the architecture needs {tuple(wanted.shape)}"
@@ -246,7 +263,7 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None
         )
         if array.dtype != kind:
             raise TensorsDoNotFitError(f"tensor {name} is {array.dtype}, it should be {kind}")
-        if not np.isfinite(array).all():
+        if name not in constants and not np.isfinite(array).all():
             raise TensorsDoNotFitError(
                 f"tensor {name} is not finite: the training diverged or the file is damaged"
             )

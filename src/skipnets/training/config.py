@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from skipnets.data.multi_label import Uncertain
@@ -21,6 +21,7 @@ from skipnets.duration import parse_duration
 from skipnets.errors import UserError, near_matches, one_line
 from skipnets.models.graph import ExecutionPolicy
 from skipnets.models.registry import means_none, parse_fields, rename_version_1_fields
+from skipnets.trust import is_import
 
 logger = logging.getLogger("skipnets")
 
@@ -72,6 +73,12 @@ def _time(value: object) -> object:
     return value if isinstance(value, str) else f"{value:g}s"
 
 
+def _import(value: str | None) -> str | None:
+    if value is not None and not is_import(value):
+        raise ValueError("must be an import such as package.module:function")
+    return value
+
+
 def _plain_values(value: object) -> object:
     return parse_fields(value) if isinstance(value, Mapping) else value
 
@@ -117,6 +124,9 @@ class TrainConfig:
         default_factory=dict
     )
     """Fields of the model to change, such as growth_rate or block_config."""
+    components: Annotated[str | None, AfterValidator(_import)] = None
+    """The import of a function of your own, package.module:function, that returns a dictionary of loss,
+    metrics, callbacks, logger or dataset, as train takes them in Python."""
     weights: Annotated[str | None, BeforeValidator(_text)] = None
     """Initial weights: a torchvision tag (imagenet), hf-hub:NAME, xrv:NAME, or a file. Default: random
     weights."""

@@ -66,6 +66,9 @@ def message(config: ResolvedConfig, run: Run, epoch: int, step: int | None, loss
     """One line: where it diverged, what to change, and which model is left."""
     where = f"epoch {epoch}" if step is None else f"epoch {epoch}, step {step}"
     what = f"the loss is {loss:.3g}" if math.isfinite(loss) else "the loss is not finite"
+    if (epoch, step) == (1, 1):  # of the weights that it began with
+        found = what.removeprefix("the loss ")
+        return f"loss: {found} in the first step, before any weight has changed: another lr will not help"
     advice = ["a tenth of it may be right"]
     if config.clip == 0:
         advice.append("clip=5 shortens long gradients")

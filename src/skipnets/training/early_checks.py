@@ -31,7 +31,8 @@ def check_early(config: TrainConfig) -> None:
     """
     check_options(config)
     if not config.supplied:  # a run to which a program gave that, which a message tells later
-        check_data(config.data)
+        if config.components is None:  # which may bring images
+            check_data(config.data)
         if config.model is not None and not is_import(config.model):
             model_config(config.model, **config.model_options)
     if not is_helper():  # in whose folder the first process may have begun

@@ -5,11 +5,14 @@ Shapes: N batch, K classes, labels or targets.
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 from typing_extensions import override
@@ -68,12 +71,13 @@ def of_known(loss: Measure, outputs: int) -> Measure:
     return _KnownMean(of_each) if tried.shape == (2, outputs) else loss
 
 
-def check_loss(loss: Measure, dataset: ImageDataset) -> None:
-    """Try a loss on outputs of 0 and training images that have several labels, or numbers.
+def check_loss(loss: Measure, dataset: ImageDataset, *, mixed: bool = False) -> None:
+    """Try a loss on outputs of 0 and the labels or numbers of training images.
 
     Args:
         loss: Is not changed.
         dataset: With its splits.
+        mixed: Whether the classes of images are shares (N, K), as MixUp and CutMix make them.
 
     Raises:
         UserError: If it cannot be copied, fails, does not return one number, or that is NaN where a target is
@@ -82,21 +86,37 @@ def check_loss(loss: Measure, dataset: ImageDataset) -> None:
     labels = dataset.split("train").labels
     if dataset.regression:  # about as they are scaled
         labels = (labels - np.nanmean(labels, axis=0)) / np.nanstd(labels, axis=0)
-    targets = _some(labels)
-    outputs = torch.zeros_like(targets, requires_grad=True)
-    tried = own_copy(of_known(loss, targets.shape[1]), "loss")
-    kind = "numbers" if dataset.regression else "labels"
+    tried = loss
+    if dataset.task == "single-label":
+        targets = torch.from_numpy(np.asarray(labels[:_TRIED]))
+        outputs = torch.zeros(len(targets), len(dataset.classes), requires_grad=True)
+        targets = F.one_hot(targets, outputs.shape[1]).float() if mixed else targets
+        with contextlib.suppress(UserError):  # only some runs of classes copy a loss
+            tried = own_copy(loss, "loss")
+    else:
+        targets = _some(labels)
+        outputs = torch.zeros_like(targets, requires_grad=True)
+        tried = own_copy(of_known(loss, targets.shape[1]), "loss")
+    kind = "numbers" if dataset.regression else "mixed labels" if mixed else "labels"
     try:
-        value = tried(outputs, targets)
+        value = tried(*(each.to(_device(tried)) for each in (outputs, targets)))
     except Exception as error:  # a user's function, which may raise anything
-        raise UserError(
-            f"loss: fails on outputs and {kind} of shape {tuple(targets.shape)} ({one_line(error)})"
-        ) from error
+        hint = "; MixUp and CutMix are switched off by mixup=0 and cutmix=0" if mixed else ""
+        shapes = f"outputs of shape {tuple(outputs.shape)} and {kind} of shape {tuple(targets.shape)}"
+        if outputs.shape == targets.shape:
+            shapes = f"outputs and {kind} of shape {tuple(targets.shape)}"
+        raise UserError(f"loss: fails on {shapes} ({one_line(error)}){hint}") from error
     if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
         found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise UserError(f"loss: must return one number that has a gradient, the mean loss, not {found}")
-    (gradient,) = torch.autograd.grad(value, outputs)
-    if torch.isnan(targets).any() and not (torch.isfinite(value) and torch.isfinite(gradient).all()):
+    (gradient,) = torch.autograd.grad(value, outputs, allow_unused=True)
+    if gradient is None:
+        raise UserError("loss: must depend on the network's outputs")
+    if (
+        targets.is_floating_point()
+        and torch.isnan(targets).any()
+        and not (torch.isfinite(value) and torch.isfinite(gradient).all())
+    ):
         raise UserError(
             f"loss: must leave out {kind} that are unknown, which are NaN in its second argument; the loss "
             "or its gradient is not finite where some are"
@@ -131,12 +151,25 @@ def check_metrics(metrics: Mapping[str, Metric], dataset: ImageDataset) -> None:
         given = tuple(each.to(metric.device) for each in _tried_on(dataset, labels))
         tried = own_copy(metric, "metrics")
         try:
-            tried.update(*given)
+            with warnings.catch_warnings():  # of outputs that are all alike
+                warnings.simplefilter("ignore")
+                tried.update(*given)
+                value: Any = tried.compute() if len(given[0]) > 1 else 0.0  # too few are known
         except Exception as error:  # of a metric for other shapes, or whatever a user's own one raises
             shapes = " and ".join(str(tuple(each.shape)) for each in given)
             raise UserError(
                 f"metrics: {name} fails on arrays of shapes {shapes} ({one_line(error)})"
             ) from error
+        try:
+            shape = np.shape(value.cpu() if isinstance(value, Tensor) else float(value))
+        except (TypeError, ValueError):
+            shape = None
+        if shape is None or len(shape) > 1:
+            found = type(value).__name__ if shape is None else f"an array of shape {tuple(shape)}"
+            raise UserError(
+                f"metrics: {name} must compute one number, or one for each class, of which the mean is "
+                f"logged, not {found}"
+            )
 
 
 def _tried_on(dataset: ImageDataset, labels: Any) -> tuple[Tensor, Tensor]:
@@ -148,6 +181,12 @@ def _tried_on(dataset: ImageDataset, labels: Any) -> tuple[Tensor, Tensor]:
     if dataset.regression:
         return known_numbers(torch.zeros_like(targets), targets)
     return torch.full_like(targets, 0.5), integer_labels(targets)
+
+
+def _device(measure: Any) -> torch.device:
+    """Where the tensors of a loss are, if it has some."""
+    tensors = [*measure.parameters(), *measure.buffers()] if isinstance(measure, nn.Module) else []
+    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def _some(labels: Any) -> Tensor:

@@ -31,6 +31,7 @@ from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
 from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
 from skipnets.models.weights import is_cached, network_of
+from skipnets.models.weights.named import load_named_weights
 from skipnets.training import budget
 from skipnets.training.auto import PRETRAINED
 from skipnets.training.callbacks import seed_everything
@@ -40,6 +41,8 @@ from skipnets.training.distillation import Teacher
 from skipnets.training.early_checks import check_options
 from skipnets.training.execution import choose_execution
 from skipnets.training.multi_label import with_label_defaults
+from skipnets.training.own_measures import check_loss
+from skipnets.training.own_network import check_step, usable_channels_last
 from skipnets.training.recipes import RECIPES, with_recipe
 from skipnets.training.regression import check_not_regression, target_scales, with_regression_defaults
 from skipnets.training.supplied import (
@@ -120,7 +123,10 @@ def prepare(
     if own is not None:
         config = dataclasses.replace(config, model=own.name, model_options=changed_fields(own))
     expected: Mapping[str, Any] = {}
-    if own is None and load_weights:
+    is_own = (
+        config.model is not None and config.model not in REGISTRY
+    )  # and is made by an import or a program
+    if own is None and load_weights and not is_own:
         config, expected = _with_network_of_weights(config)
     automatic = config.recipe in (None, "auto")
     networks: tuple[str, ...] = ()
@@ -134,7 +140,7 @@ def prepare(
     if own is not None:
         channels = config.channels or own.in_chans
     else:
-        usual = _channels(train, pretrained=config.weights is not None)
+        usual = _channels(train, pretrained=config.weights is not None and not is_own)
         channels = config.channels or int(expected.get("in_chans", usual))
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
     custom = custom_config(
@@ -216,7 +222,19 @@ def prepare(
         shown_channels=reading.shown_channels,
     )
     if isinstance(model, CustomModel):
-        check_output(model, torch.zeros(2, channels, *preprocessing.size))
+        images = torch.zeros(2, channels, *preprocessing.size)
+        check_output(model, images)
+        images = images.double() if config.precision == "64-true" else images
+        if config.weights is not None and load_weights:
+            load_named_weights(model, config.weights, ignore=config.weights_ignore)
+        check_step(model, images)
+        usable = usable_channels_last(model, images, given.channels_last)
+        given, config = (
+            dataclasses.replace(each, channels_last=usable) if usable is False else each
+            for each in (given, config)
+        )
+    if supplied.loss is not None and dataset.task == "single-label" and (config.mixup or config.cutmix):
+        check_loss(supplied.loss, dataset, mixed=True)
     find_augmentation(config.augmentation or "none", preprocessing.size)
     if config.whiten_stem and load_weights:
         whiten_stem(model, train, preprocessing)

@@ -12,16 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from torch import nn
 from torchmetrics import Metric
 
 from skipnets.data.dataset import ImageDataset
-from skipnets.errors import UserError
+from skipnets.errors import UserError, one_line
 from skipnets.models.backbone import Backbone
 from skipnets.models.custom import CustomConfig
-from skipnets.models.custom_model import CustomModel, config_of
+from skipnets.models.custom_model import CustomModel, config_of, unwrapped
 from skipnets.models.modified import modification
 from skipnets.models.registry import REGISTRY, ModelConfig
 from skipnets.training.config import TrainConfig
@@ -39,6 +40,7 @@ __all__ = [
     "check_task",
     "custom_config",
     "own_model",
+    "several",
     "with_own_model",
 ]
 
@@ -72,6 +74,7 @@ class Supplied:
         loss: The training loss; None for the configuration's.
         metrics: Measured on the validation split after every epoch.
         loggers: Lightning's, beside the run's own.
+        from_components: Fields that the configuration's `components` have made, and make again.
     """
 
     model: Model | None = None
@@ -81,6 +84,7 @@ class Supplied:
     loss: Loss | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     loggers: Sequence[Logger] = ()
+    from_components: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.model is not None and not callable(self.model):
@@ -94,6 +98,8 @@ class Supplied:
                 if not isinstance(value, kind):
                     name = "logger" if kind is Logger else "callbacks"
                     raise UserError(f"{name}: must be Lightning's, not {type(value).__name__}")
+        if not hasattr(self.metrics, "items"):
+            raise UserError(f"metrics: must be torchmetrics by name, not {type(self.metrics).__name__}")
         for name, metric in self.metrics.items():
             if not isinstance(metric, Metric):
                 raise UserError(f"metrics: {name} must be torchmetrics', not {type(metric).__name__}")
@@ -129,7 +135,9 @@ class Supplied:
             "loss": self.loss is not None,
             "metrics": bool(self.metrics),
         }
-        return tuple(name for name, is_needed in needed.items() if is_needed)
+        return tuple(
+            name for name, is_needed in needed.items() if is_needed and name not in self.from_components
+        )
 
     def dims(self, config: TrainConfig) -> int | None:
         """Spatial axes that the network takes; None where it follows the data.
@@ -154,6 +162,13 @@ class Supplied:
         return self.model if isinstance(self.model, nn.Module) else None
 
 
+def several(values: Any) -> Sequence[Any]:
+    """One value, several, or none (None) as several."""
+    if values is None:
+        return ()
+    return values if isinstance(values, Sequence) else [values]
+
+
 def with_own_model(config: TrainConfig, supplied: Supplied) -> TrainConfig:
     """The configuration with the name of the network that a program hands over, and its arguments.
 
@@ -176,7 +191,7 @@ def with_own_model(config: TrainConfig, supplied: Supplied) -> TrainConfig:
         return config
     if config.model in REGISTRY:
         return config
-    if config.weights is not None:
+    if config.weights is not None and isinstance(supplied.model, nn.Module):
         raise UserError(f"weights={config.weights}: must be loaded into {config.model} before it is given")
     for option, off in _NEEDS_STAGES.items():
         if getattr(config, option) not in (None, off):
@@ -193,7 +208,7 @@ def check_task(supplied: Supplied, dataset: ImageDataset) -> None:
     Raises:
         UserError: If a loss or a metric fails on them, or cannot leave out what is unknown.
     """
-    if supplied.loss is not None and dataset.task != "single-label":
+    if supplied.loss is not None:
         check_loss(supplied.loss, dataset)
     check_metrics(supplied.metrics, dataset)
 
@@ -237,7 +252,7 @@ def custom_config(
     if model is not None:
         accepted = _accepted(model, given)
         bound, importable = _bound(model), is_import(config.model)
-        return CustomConfig(
+        own = CustomConfig(
             name=_name(model),
             import_path=config.model if importable else None,
             arguments=bound | accepted if importable else {},
@@ -245,6 +260,9 @@ def custom_config(
             dims=dims,
             **given,
         )
+        if importable and own.arguments != bound | accepted:
+            _check_arguments_of_file(own)
+        return own
     if not is_import(config.model):
         return None  # no model of this name: the caller says so
     return CustomConfig(
@@ -254,6 +272,29 @@ def custom_config(
         dims=dims,
         **given,
     )
+
+
+def _check_arguments_of_file(config: CustomConfig) -> None:
+    """Check that a network can be made of its arguments as a file holds them: of a tuple, a list.
+
+    Raises:
+        UserError: If that fails, or makes a network with other tensors.
+    """
+    path = str(config.import_path)
+    network = CustomModel(config).network
+    try:
+        config_of(
+            network,
+            {"import": path, "arguments": config.arguments},
+            num_classes=config.num_classes,
+            in_chans=config.in_chans,
+            dims=config.dims,
+        )
+    except UserError as error:
+        raise UserError(
+            f"model: a file holds the arguments of {path} as JSON, of a tuple a list, with which it cannot "
+            f"be made again ({one_line(error)})"
+        ) from error
 
 
 def own_model(supplied: Supplied, config: CustomConfig) -> CustomModel:
@@ -283,7 +324,7 @@ def _record(supplied: Supplied) -> tuple[str, dict[str, Any]]:
             }
         if isinstance(model, Backbone) and modification(model) is None:
             return model.config.name, changed_fields(model.config)
-        return type(model).__name__, {}
+        return type(unwrapped(model)).__name__, {}
     assert model is not None
     if (path := _import_path(model)) is None:
         logger.warning(
@@ -293,12 +334,18 @@ def _record(supplied: Supplied) -> tuple[str, dict[str, Any]]:
         )
         return _name(model), {}
     bound = _bound(model)
+    kinds = {
+        each.kind for name, each in inspect.signature(_unwrapped(model)).parameters.items() if name in bound
+    }
     try:
         json.dumps(bound, allow_nan=False)
+        recordable = not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}
     except (TypeError, ValueError):
+        recordable = False
+    if not recordable:
         logger.warning(
-            "model: the arguments of %s are no JSON values, so the model file holds weights alone: loading "
-            "it takes skipnets.load(path, model=…)",
+            "model: the arguments of %s are not all names with JSON values, so the model file holds weights "
+            "alone: loading it takes skipnets.load(path, model=…)",
             path,
         )
         return _name(model), {}
@@ -334,7 +381,7 @@ def _import_path(model: Callable[..., Any]) -> str | None:
     for part in path.split("."):
         found = getattr(found, part, None)
     name = f"{module}:{path}"
-    return name if found is made_by and is_import(name) else None
+    return name if found == made_by and is_import(name) else None  # a class method is a new object each time
 
 
 def _bound(model: Callable[..., Any]) -> dict[str, Any]:
@@ -346,7 +393,9 @@ def _bound(model: Callable[..., Any]) -> dict[str, Any]:
     for name, parameter in bound.signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             arguments |= arguments.pop(name, {})
-    return arguments
+    return {
+        name: value.item() if isinstance(value, np.generic) else value for name, value in arguments.items()
+    }
 
 
 def _accepted(model: Callable[..., Any], given: Mapping[str, int]) -> dict[str, int]:

@@ -6,6 +6,7 @@ Signals (L,) and volumes (D, H, W) become a `VolumeDataset`.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from skipnets.data.splits import SPLITS, find_shares
 from skipnets.data.splitting import deal_out
 from skipnets.data.volume_files import read_volume
 from skipnets.data.volumes import VolumeDataset
-from skipnets.errors import UserError, listed
+from skipnets.errors import UserError, listed, one_line
 from skipnets.machine import available_memory
 from skipnets.training.config import TrainConfig
 
@@ -89,13 +90,15 @@ def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
     splits: list[str] = []
     pixels: list[NDArray[Any]] = []
     labels: list[str] = []
+    for samples in parts.values():
+        _check_sequence(samples)
     if dims is None:
         dims = _dims(parts)
     for split, samples in parts.items():
-        classes = getattr(samples, "classes", None)
+        classes = _classes(samples)
         for index in range(len(samples)):
-            image, label = samples[index]
             name = f"{split or 'dataset'}[{index}]"
+            image, label = _pair(samples, index, name)
             pixels.append(_pixels(image, name) if dims == 2 else _values(image, name, dims))
             labels.append(_class_name(label, classes))
             names.append(f"{split or 'dataset'}/{index:05d}")
@@ -107,8 +110,8 @@ def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
         found = listed(["×".join(map(str, shape)) for shape in shapes], 3) or "none"
         hint = "; a folder or a manifest takes any sizes"
         raise UserError(f"dataset: its {INPUTS[dims]} must be of one size, not {found}{hint}")
-    known = [name for samples in parts.values() for name in getattr(samples, "classes", None) or ()]
-    order = list(dict.fromkeys(map(str, known))) or sorted(set(labels))
+    known = [name for samples in parts.values() for name in _classes(samples) or ()]
+    order = list(dict.fromkeys(map(str, known))) or sorted(set(labels), key=_numbers_first)
     number = {name: position for position, name in enumerate(order)}
     stacked = np.stack(pixels)
     layout = "a program's data set"
@@ -126,11 +129,46 @@ def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
     )
 
 
+def _check_sequence(samples: Any) -> None:
+    if not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
+        hint = ", such as its dataset" if hasattr(samples, "dataset") else ""
+        raise UserError(
+            f"dataset: must be a sequence of (image, label) with a length{hint}, not {type(samples).__name__}"
+        )
+
+
+def _pair(samples: Samples, index: int, name: str) -> tuple[Any, Any]:
+    """An image and its label."""
+    try:
+        sample: Any = samples[index]
+    except UserError:
+        raise
+    except Exception as error:  # a user's data set, which may raise anything
+        raise UserError(f"dataset: {name} fails ({one_line(error)})") from error
+    if not isinstance(sample, tuple | list) or len(sample) != 2:
+        length = f" of {len(sample)}" if isinstance(sample, tuple | list) else ""
+        raise UserError(f"dataset: {name} must be (image, label), not {type(sample).__name__}{length}")
+    return sample[0], sample[1]
+
+
+def _classes(samples: Any) -> Sequence[str] | None:
+    """Names of the classes, also of a part of a data set, such as `torch.utils.data.random_split` makes."""
+    names: Sequence[str] | None = getattr(samples, "classes", None)
+    inner = getattr(samples, "dataset", None)
+    return _classes(inner) if names is None and inner is not None else names
+
+
+def _numbers_first(label: str) -> tuple[float, str]:
+    """Sorts numbers as such: 2 before 10, so that their order is that of the outputs."""
+    return (int(label) if label.isdecimal() else math.inf, label)
+
+
 def _dims(parts: Mapping[str, Samples]) -> int:
     """Spatial axes of the first image, where no network gives them."""
-    for samples in parts.values():
+    for split, samples in parts.items():
         if len(samples):
-            return 3 if getattr(samples[0][0], "ndim", 2) == 4 else 2
+            image, _ = _pair(samples, 0, f"{split or 'dataset'}[0]")
+            return 3 if getattr(image, "ndim", 2) == 4 else 2
     return 2
 
 
@@ -162,13 +200,21 @@ def _values(volume: Any, name: str, dims: int) -> NDArray[Any]:
 
 
 def _class_name(label: Any, classes: Sequence[str] | None) -> str:
-    number = label.item() if isinstance(label, torch.Tensor | np.generic) else label
+    scalar = isinstance(label, torch.Tensor | np.ndarray | np.generic) and label.shape in ((), (1,))
+    number = label.item() if scalar else label
+    if not isinstance(number, int | float | str):
+        raise UserError(
+            f"dataset: a label must be a class, its number or name, not {type(label).__name__}; several "
+            "labels or numbers of an image take an ImageDataset"
+        )
     if isinstance(number, float) and not number.is_integer():
         raise UserError(
             f"dataset: label {number!r} must be a class; numbers to predict take an ImageDataset with "
             "regression=True"
         )
-    if classes is None:
+    if isinstance(number, bool | float):
+        number = int(number)
+    if classes is None or (isinstance(number, str) and number in classes):
         return str(number)
     if not isinstance(number, int) or not 0 <= number < len(classes):
         raise UserError(f"dataset: label {label!r} must be a number from 0 to {len(classes) - 1}")

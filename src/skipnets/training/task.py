@@ -256,6 +256,7 @@ class ClassificationTask(pl.LightningModule):
             groups = parameter_groups(self.model, config.weight_decay, **decay)
         if config.bias_lr != 1:
             groups = with_bias_rate(groups, self.model, lr=config.lr, multiple=config.bias_lr)
+        groups = [*groups, *self._groups_of_loss(decay["decay_norm_and_bias"])]
         optimizer = make_optimizer(
             config.optimizer,
             groups,
@@ -267,6 +268,12 @@ class ClassificationTask(pl.LightningModule):
         steps_per_epoch = max(int(self.trainer.estimated_stepping_batches) // config.epochs, 1)
         schedule = schedule_of_run(optimizer, config, steps_per_epoch=steps_per_epoch, plan=lambda: self.plan)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _groups_of_loss(self, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
+        """Parameters that a program's loss has of its own, such as the centers of classes."""
+        shared = {id(parameter) for parameter in self.model.parameters()}
+        own = nn.ParameterList(each for each in self.loss.parameters() if id(each) not in shared)
+        return parameter_groups(own, self.config.weight_decay, decay_norm_and_bias=decay_norm_and_bias)
 
 
 class _FunctionLoss(nn.Module):

@@ -50,6 +50,7 @@ from skipnets.training.budget import TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
 from skipnets.training.checkpoints import AtomicCheckpoints, StepCheckpoints, newest_checkpoint, shares_of
 from skipnets.training.checks import check_files, check_images
+from skipnets.training.components import with_components
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
@@ -71,7 +72,7 @@ from skipnets.training.run import Row, Run, begin, claim, is_helper, reopen, wri
 from skipnets.training.scores import headline_scores
 from skipnets.training.search_time import copies_within
 from skipnets.training.speed import check_accelerator, training_device, wrong_devices
-from skipnets.training.supplied import Model, Supplied, check_supplied
+from skipnets.training.supplied import Model, Supplied, check_supplied, several
 from skipnets.training.supplied_data import Images, as_dataset, given_dataset
 from skipnets.training.task import ClassificationTask, Loss
 from skipnets.training.tasks import make_task
@@ -91,7 +92,7 @@ def train(
     model: Model | None = None,
     architecture: Mapping[str, Any] | None = None,
     dataset: Images | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] = (),
     loss: Loss | None = None,
     metrics: Mapping[str, Metric] | None = None,
     logger: Logger | Sequence[Logger] = (),
@@ -124,7 +125,8 @@ def train(
             several labels an image, from probabilities and labels (N, K), -1 where unknown (`ignore_index`);
             with numbers, from these in their units, (N, K), or (N,) of one.
         logger: Lightning's, beside the run's own.
-        trust: The import that may run where the configuration's model is one (`package.module:Class`).
+        trust: The imports that may run where the configuration's model or components are such
+            (`package.module:Class`).
         started: When the run's time began, on `time.perf_counter`. Default: now.
 
     Returns:
@@ -137,14 +139,14 @@ def train(
     started = budget.clock() if started is None else started
     supplied = _supplied(model, architecture, dataset, callbacks, loss, metrics, logger)
     with trusting(trust):
-        return _train_new(config, supplied, started)
+        return _train_new(config, with_components(config, supplied), started)
 
 
 def _supplied(
     model: Model | None,
     architecture: Mapping[str, Any] | None,
     dataset: Images | None,
-    callbacks: Sequence[Callback],
+    callbacks: Callback | Sequence[Callback],
     loss: Loss | None,
     metrics: Mapping[str, Metric] | None,
     logger: Logger | Sequence[Logger],
@@ -153,10 +155,10 @@ def _supplied(
         model=model,
         architecture=architecture,
         dataset=dataset,
-        callbacks=callbacks,
+        callbacks=several(callbacks),
         loss=loss,
-        metrics=metrics or {},
-        loggers=[logger] if isinstance(logger, Logger) or not isinstance(logger, Sequence) else logger,
+        metrics={} if metrics is None else metrics,
+        loggers=several(logger),
     )
 
 
@@ -225,7 +227,7 @@ def train_on(
         callbacks: Lightning's, beside the run's own.
         supplied: What a program hands over; it is copied.
     """
-    supplied = (supplied or Supplied()).for_run(callbacks)
+    supplied = with_components(config, supplied or Supplied()).for_run(callbacks)
     return _begin(run, prepare(config, dataset, supplied=supplied), dataset, supplied)
 
 
@@ -238,7 +240,7 @@ def resume(
     model: Model | None = None,
     architecture: Mapping[str, Any] | None = None,
     dataset: Images | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] = (),
     loss: Loss | None = None,
     metrics: Mapping[str, Metric] | None = None,
     logger: Logger | Sequence[Logger] = (),
@@ -265,7 +267,7 @@ def resume(
         loss: As the run was started with.
         metrics: As the run was started with.
         logger: As the run was started with.
-        trust: The import that may run where the run's network is one (`package.module:Class`).
+        trust: The imports that may run where the run's network or components are such.
 
     Raises:
         UserError: It is none, its run is complete, its files are damaged, or the data are no longer there or
@@ -288,6 +290,7 @@ def _resume(
     """See `resume`."""
     run = reopen(folder, complete=epochs is not None) if not is_helper() else Run(folder)
     check_files(run)
+    supplied = with_components(run.config, supplied)
     check_supplied(run.config, supplied)
     with _alone_in(run.folder):
         config = run.config if epochs is None else extended_config(run, epochs)

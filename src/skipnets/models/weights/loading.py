@@ -73,7 +73,7 @@ def load_weights(
     """
     name = model.config.name
     checkpoint = source if isinstance(source, Checkpoint) else read_source(source, model_name=name)
-    found, ignored = _without(checkpoint, ignore)
+    found, ignored = without_ignored(checkpoint, ignore)
     state: tuple[str, ...] = ()
     if checkpoint.has_state:
         found, state = without_state(found, checkpoint.source)
@@ -127,7 +127,9 @@ def load_weights(
     return report
 
 
-def _without(checkpoint: Checkpoint, patterns: Sequence[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def without_ignored(
+    checkpoint: Checkpoint, patterns: Sequence[str]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """A source's tensors without those that are to be ignored, and the names of the latter.
 
     Raises:

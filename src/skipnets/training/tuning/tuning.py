@@ -43,11 +43,13 @@ from skipnets.machine import usable_cores
 from skipnets.tables import Display, make_table, properties_table
 from skipnets.training import budget
 from skipnets.training.callbacks import MONITORED, best_row
+from skipnets.training.components import with_components
 from skipnets.training.config import BestBy, ResolvedConfig, TrainConfig, config_to_yaml, read_config
 from skipnets.training.early_checks import check_tuning_folder
 from skipnets.training.interruption import announced
 from skipnets.training.prepare import prepare
 from skipnets.training.run import Run
+from skipnets.training.supplied import Supplied
 from skipnets.training.task import ClassificationTask
 from skipnets.training.trainer import train_on, training_dataset
 from skipnets.training.tuning.space import search_space
@@ -318,6 +320,10 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
     base = tuning.base
     if is_import(base.model):
         import_trusted(base.model)  # what is not trusted fails here, not as a trial
+    if "dataset" in with_components(base, Supplied()).from_components:
+        raise UserError(
+            f"components={base.components}: must be without dataset: tune reads its images itself"
+        )
     study = open_study(folder, minimize=tuning.minimize, pruner=pruner)
     for number in _abandoned(study):
         study.tell(number, state=_state("FAIL"))
@@ -360,8 +366,8 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
 
 
 def _trust_option(config: TrainConfig) -> str:
-    """What a command needs beside, where the network is the user's own."""
-    return f" --trust {config.model}" if is_import(config.model) else ""
+    """What a command needs beside, where the network or components are the user's own."""
+    return "".join(f" --trust {name}" for name in (config.model, config.components) if is_import(name))
 
 
 def _work_in_processes(jobs: Sequence[_Job]) -> None:
