@@ -81,7 +81,7 @@ def serve(
         max_megapixels: Maximum size of an image, checked before it is decoded. Default: 25, enough for a
             volume of 256×256×256.
         max_image_memory: Maximum memory of all images that are being decoded, in MiB; further images wait.
-            Default: 256; of volumes 256 a channel.
+            Default: 256; of volumes 320 a channel.
         max_connections: Maximum number of open connections; the one that is silent for longest makes room.
         max_connections_per_client: Maximum number of open connections from one other machine; raise it if
             that is a reverse proxy.

@@ -8,7 +8,7 @@ from skipnets.errors import UserError
 
 __all__ = ["BYTES_OF_VALUE", "Limits"]
 
-BYTES_OF_VALUE = 16
+BYTES_OF_VALUE = 20
 """Memory of a value of a signal or a volume while it is read, windowed and resized, as tests measure it."""
 
 # What is served without being asked to: a volume of so many voxels along each axis, and of so many channels.
