@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from skipnets.models.layers import LayerNorm2d
 from skipnets.models.rdnet import RDNetLayer
 from skipnets.ops import chunks
 from skipnets.ops.wide_dense_block import WideDenseBlockPlan, WideLayerParameters, wide_dense_block
@@ -26,7 +27,8 @@ def make_layers(*, gate: bool, scale: bool) -> list[RDNetLayer]:
             GROWTH,
             squeeze_excitation=gate,
             layer_scale=0.5 if scale else 0,
-            norm="layer2d",
+            norm=LayerNorm2d(INPUT + index * GROWTH),
+            activation="gelu",
             proj_drop_rate=0,
             drop_path_rate=0,
         ).double()

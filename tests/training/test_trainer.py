@@ -121,7 +121,7 @@ def test_the_resolved_configuration_repeats_the_run(tiny: MakeConfig, tmp_path: 
     run = train(tiny(recipe="scratch"))
     resolved = yaml.safe_load(run.config_file.read_text())
     optional = {"weights", "folds", "splits", "root", "page", "group_pattern", "time"}
-    optional |= {"window", "percentiles", "max_pixels", "shown_channels", "dims"}
+    optional |= {"components", "window", "percentiles", "max_pixels", "shown_channels", "dims"}
     optional |= {"fractions", "target_mean", "target_std"}
     optional |= {"loss", "threshold", "teacher"}  # of several labels an image, and of another network
     optional |= {f"{role}_column" for role in ("path", "label", "split", "group")}
