@@ -17,3 +17,4 @@ def test_a_text_about_images_is_told_of_signals_and_volumes() -> None:
     assert worded(text, 2) == text
     assert worded(text, 1) == "a signal of 12 signals, 3 ms a signal; imagenet-signals are ImageNet's"
     assert worded("Images; no image.", 3) == "Images; no volume."
+    assert worded("fewer than images", 3) == "fewer than volumes"

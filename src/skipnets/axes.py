@@ -23,6 +23,10 @@ def worded(text: str, dims: int) -> str:
     Examples:
         >>> worded("an image of 12 images", 3)
         'a volume of 12 volumes'
+        >>> worded("fewer than images", 1)
+        'fewer than signals'
     """
     noun = INPUTS[dims].removesuffix("s")
-    return text if dims == 2 else re.sub(r"\bimage(s?)\b", rf"{noun}\1", text.replace("an image", "a image"))
+    if dims == 2:
+        return text
+    return re.sub(r"\bimage(s?)\b", rf"{noun}\1", re.sub(r"\ban (?=image\b)", "a ", text))
