@@ -379,7 +379,14 @@ def _label_column(path: Path, table: _Table, used: Mapping[str, str], task: Task
             f"task={task}: {path} has no column of 0 and 1, nor one of labels; its columns are "
             f"{listed(table.names, 20)}; name them with --label-columns, or one with --label-column"
         )
-    return _only(path, table, "label", candidates)
+    marked = [name for name in free if _is_marked(_column(table, name), "ignore")]
+    if not candidates and len(marked) > 1:
+        raise UserError(
+            f"task={task}: {path} has a column of 0 and 1 for each of several labels ({listed(marked)}); "
+            "task=multi-label reads them, and --label-column names one that holds classes"
+        )
+    doubtful = "" if candidates else "; ".join(_nearly_marked(path, table, used, ()))
+    return _only(path, table, "label", candidates, hint=f" ({doubtful})" * bool(doubtful))
 
 
 def _label_columns(
@@ -429,10 +436,12 @@ def _target_columns(path: Path, table: _Table, columns: Columns, used: Mapping[s
         return list(dict.fromkeys(columns.targets))
     free = [name for name in _free(table, used) if name and name not in _named(_free(table, used), "group")]
     found = [name for name in free if None not in map(as_number, _column(table, name))]
-    found = _named(found, "label") or found
+    # Without any of numbers, the only one that can be meant is read, which names the line that is none.
+    found = _named(found, "label") or found or _named(free, "label") or free
     if len(found) == 1:
         return found
-    which = f"{listed(found, 20)} hold numbers" if found else f"its columns are {listed(table.names, 20)}"
+    numeric = bool(found) and None not in map(as_number, _column(table, found[0]))
+    which = f"{listed(found, 20)} hold numbers" if numeric else f"its columns are {listed(table.names, 20)}"
     raise UserError(
         f"task=regression: {path}: which columns are to be predicted? {which}; name them with --targets"
     )
@@ -588,7 +597,7 @@ def _is_path_column(table: _Table, name: str, root: Path) -> bool:
     return bool(some) and all(_looks_like_path(cell) or (root / cell).is_file() for cell in some)
 
 
-def _only(path: Path, table: _Table, role: str, candidates: Sequence[str]) -> str:
+def _only(path: Path, table: _Table, role: str, candidates: Sequence[str], *, hint: str = "") -> str:
     if len(candidates) == 1:
         return candidates[0]
     option = f"--{role}-column"
@@ -597,7 +606,7 @@ def _only(path: Path, table: _Table, role: str, candidates: Sequence[str]) -> st
         raise UserError(f"{path}: {' and '.join(candidates)} may both hold the {what}; choose with {option}")
     raise UserError(
         f"{path}: which column holds the {what}? Its columns are {listed(table.names, 20)}; "
-        f"name it with {option}"
+        f"name it with {option}{hint}"
     )
 
 
