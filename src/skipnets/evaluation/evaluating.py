@@ -327,7 +327,7 @@ def _find(
 ) -> tuple[ImageDataset, bool]:
     """The images in their splits, and whether they are those of the classifier's own run."""
     if isinstance(data, ImageDataset):
-        dataset = data
+        dataset = data.checked()
     elif data is None:
         if options is not None:
             raise UserError("data: must be given with options of how it is read")
