@@ -34,6 +34,16 @@ def test_what_mirrors_into_another_class_is_not_mirrored() -> None:
     assert keeps_class_mirrored(wedges(mirrored_class=False))
 
 
+def test_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
+    """Of 400 images 20 are of the other class: who always answers with the frequent one is right for 95%."""
+    for mirrored_class in (True, False):
+        equal = wedges(mirrored_class, 760)
+        assert equal.images is not None
+        kept = np.concatenate([np.flatnonzero(equal.labels == 0), np.flatnonzero(equal.labels == 1)[:20]])
+        unequal = dataset(equal.images[kept], equal.labels[kept])
+        assert keeps_class_mirrored(unequal) == (not mirrored_class)
+
+
 def test_digits_are_not_mirrored() -> None:
     assert not keeps_class_mirrored(open_dataset("digits").split("train"))
 

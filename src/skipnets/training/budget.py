@@ -28,6 +28,8 @@ VALIDATION_COST = 1 / 3
 # The share of a budget that validation may take; where it would take more, epochs are longer.
 VALIDATION_SHARE = 0.1
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 100
+# An epoch of so many passes is rounded to whole ones.
+_WHOLE_PASSES = 5
 # Loading the best model, drawing and writing, and how much slower than in validation a test image is.
 _FINISH_SECONDS, _TEST_COST = 4.0, 1.5
 # A test image takes at least the time to read it. On an H200, where computing takes none, 11 s followed the
@@ -86,21 +88,36 @@ def plan_epochs(
     if epoch_images is not None:
         epoch_cost = epoch_images + val * VALIDATION_COST
         return EpochPlan(epochs=max(int(affordable / epoch_cost), 1), images=epoch_images)
-    most_epochs = VALIDATION_SHARE * affordable / max(val * VALIDATION_COST, 1e-9)
-    passes = affordable / (train + val * VALIDATION_COST)
-    if passes < FEWEST_EPOCHS:
-        images = (affordable - FEWEST_EPOCHS * val * VALIDATION_COST) / FEWEST_EPOCHS
-        return EpochPlan(epochs=FEWEST_EPOCHS, images=min(max(int(images), batch_size), train))
-    wanted = min(passes, MOST_EPOCHS, max(most_epochs, FEWEST_EPOCHS))
-    repeats = max(round((affordable / wanted - val * VALIDATION_COST) / train), 1)
-    epoch_cost = repeats * train + val * VALIDATION_COST
-    return EpochPlan(epochs=max(int(affordable / epoch_cost), 1), images=repeats * train)
+    validation = val * VALIDATION_COST
+    fewest, most = FEWEST_EPOCHS, float(MOST_EPOCHS)
+    if validation and affordable > batch_size + validation:  # enough for one epoch, at least
+        fewest = min(max(int(affordable / (2 * validation)), 1), FEWEST_EPOCHS)
+        most = min(most, max(VALIDATION_SHARE * affordable / validation, fewest))
+    passes = affordable / (train + validation)
+    if passes < fewest:
+        images = affordable / fewest - validation
+        return EpochPlan(epochs=fewest, images=min(max(int(images), batch_size), train))
+    if passes <= most:
+        images = train
+    else:
+        images = int(affordable / most - validation)
+        if most == MOST_EPOCHS:  # or a little less, of whole passes
+            images = math.ceil(images / train - 0.01) * train
+        elif images >= _WHOLE_PASSES * train:
+            images = images // train * train
+    return EpochPlan(epochs=max(int(affordable / (images + validation) + 1e-6), 1), images=images)
 
 
-def finish_seconds(test: int, seconds_per_image: float) -> float:
-    """How long what follows the last epoch takes: the evaluation of the test images, and the charts."""
-    seconds_per_test_image = max(_TEST_COST * VALIDATION_COST * seconds_per_image, _TEST_READ_SECONDS)
-    return _FINISH_SECONDS + test * seconds_per_test_image
+def finish_seconds(test: int, seconds_per_image: float, *, to_read: float = 0.0) -> float:
+    """How long what follows the last epoch takes: the evaluation of the test images, and the charts.
+
+    Args:
+        test: Number of test images.
+        seconds_per_image: Seconds that a training image takes.
+        to_read: Seconds that reading an image takes, where that was measured.
+    """
+    computing = _TEST_COST * VALIDATION_COST * seconds_per_image
+    return _FINISH_SECONDS + test * max(computing, to_read, _TEST_READ_SECONDS)
 
 
 def corrected_epochs(*, done: int, planned: int, epoch_seconds: float, seconds_left: float) -> int:

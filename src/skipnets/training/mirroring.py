@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.data.dataset import ImageDataset
-from skipnets.data.decoding import ImageDecodeError, render_image
+from skipnets.data.decoding import ImageDecodeError
 from skipnets.data.volumes import VolumeDataset
+from skipnets.training.reading import sample_size
 
 _IMAGES, _VOLUMES, _SIDE = 1000, 200, 16
+# A JPEG is decoded no finer than this needs.
+_DECODED_SIDE = 64
 
 
 def keeps_class_mirrored(train: ImageDataset) -> bool:
@@ -21,8 +24,9 @@ def keeps_class_mirrored(train: ImageDataset) -> bool:
     Each of up to 1,000 images (or 200 volumes, seen from above), 16×16 and gray, takes the class of the most
     similar other one, upright and mirrored. Where it is right upright and much less often mirrored (as with
     digits and letters), mirroring changes the class, or makes what never occurs. Where similar pixels do not
-    show the class (as in photographs), it is taken to be harmless. With several labels an image, or numbers,
-    it is not looked for, and mirrored images are not shown.
+    show the class (as in photographs), it is taken to be harmless. Each class counts the same, however many
+    images it has. With several labels an image, or numbers, it is not looked for, and mirrored images are not
+    shown.
     """
     if train.task != "single-label":
         return False
@@ -31,8 +35,9 @@ def keeps_class_mirrored(train: ImageDataset) -> bool:
         return True
     upright = _share_right(pixels, pixels, labels)
     mirrored = _share_right(pixels[:, :, ::-1], pixels, labels)
-    chance = float(np.max(np.bincount(labels)) / len(labels))
-    deviation = math.sqrt(0.25 / len(labels))
+    counts = np.unique(labels, return_counts=True)[1]
+    chance = 1 / len(counts)
+    deviation = math.sqrt(float((0.25 / counts).sum())) / len(counts)
     known = upright - chance
     return known < 4 * deviation or mirrored - chance > 0.75 * known
 
@@ -40,7 +45,7 @@ def keeps_class_mirrored(train: ImageDataset) -> bool:
 def _sample(train: ImageDataset) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Gray pixels (N, 16, 16) of evenly chosen images, each with mean 0 and length 1, and labels (N,)."""
     pixels, labels = [], []
-    most = _IMAGES if train.dims == 2 else _VOLUMES
+    most = sample_size(train, _IMAGES) if train.dims == 2 else _VOLUMES
     for index in np.linspace(0, len(train) - 1, min(len(train), most)).astype(int):
         try:
             image = _gray(train, int(index)).resize((_SIDE, _SIDE))
@@ -56,7 +61,7 @@ def _sample(train: ImageDataset) -> tuple[NDArray[np.float32], NDArray[np.int64]
 def _gray(train: ImageDataset, index: int) -> Image.Image:
     """An image in gray; of a volume the mean over its depth and its channels, (H, W)."""
     if not isinstance(train, VolumeDataset):
-        return render_image(train.source(index)).convert("L")
+        return train.open_reduced(index, _DECODED_SIDE, channels=1)
     values = train.values(index, train.channels).array
     if values.dtype.kind == "f":
         values = np.nan_to_num(values, nan=float(np.nanmin(values)))
@@ -66,7 +71,8 @@ def _gray(train: ImageDataset, index: int) -> Image.Image:
 def _share_right(
     queries: NDArray[np.float32], pixels: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> float:
-    """How often the most similar other image has the same label."""
+    """How often the most similar other image has the same label: the mean over the classes."""
     similar = queries.reshape(len(queries), -1) @ pixels.reshape(len(pixels), -1).T
     np.fill_diagonal(similar, -np.inf)
-    return float((labels[similar.argmax(1)] == labels).mean())
+    right = labels[similar.argmax(1)] == labels
+    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
