@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from skipnets.training.budget import corrected_epochs, finish_seconds, plan_epochs
+from skipnets.training.budget import corrected_epochs, finish_seconds, plan_epochs, recent_durations
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,13 @@ def test_the_clock_corrects_the_number_of_epochs(
 ) -> None:
     found = corrected_epochs(done=done, planned=planned, epoch_seconds=10, seconds_left=seconds_left)
     assert found == expected
+
+
+def test_short_epochs_are_averaged_over_five_seconds() -> None:
+    assert recent_durations([9.0]) == [9.0]
+    assert recent_durations([9.0, *[2.0] * 5]) == [2.0] * 5
+    assert recent_durations([9.0, *[0.5] * 20]) == [0.5] * 10
+    assert recent_durations([0.1] * 20) == [0.1] * 20
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ def _least_seconds(prepared: Prepared, dataset: ImageDataset) -> float | None:
     if prepared.training_ends is None or speed is None or config.time is None:
         return None
     epoch = config.epoch_images + budget.VALIDATION_COST * len(dataset.split("val"))
-    training = prepared.reading.before + config.epochs * epoch * speed
+    # Beyond the fewest epochs, those that do not fit are left out.
+    training = prepared.reading.before + min(config.epochs, budget.FEWEST_EPOCHS) * epoch * speed
     left = prepared.training_ends - budget.clock()
     if training <= 1.15 * left:
         return None

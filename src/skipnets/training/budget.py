@@ -40,8 +40,10 @@ _TEST_READ_SECONDS = 5e-4
 GPU_START_SECONDS = 5.0
 # The plan changes where so many epochs more or less fit, and by more than this share of those that are left.
 _LEAST_CHANGE, _LEAST_SHARE = 2, 0.1
-# The next epochs are expected to take the mean time of this many before them.
-_RECENT = 5
+# The next epochs are expected to take the mean time of this many before them, or of so many seconds.
+_RECENT, _RECENT_SECONDS = 5, 5.0
+# What epochs took says something after so many seconds.
+_LEAST_SECONDS = 2.0
 # An epoch is given up only where it would overrun the budget by more than this share of itself.
 _TOLERANCE = 0.15
 # Epochs are added only before this share of the training is done: later the rate is already low.
@@ -138,6 +140,14 @@ def corrected_epochs(*, done: int, planned: int, epoch_seconds: float, seconds_l
     return planned
 
 
+def recent_durations(durations: Sequence[float]) -> Sequence[float]:
+    """The last five of the durations of epochs, or more where these took less than five seconds together."""
+    count = _RECENT
+    while count < len(durations) and sum(durations[-count:]) < _RECENT_SECONDS:
+        count += 1
+    return durations[-count:]
+
+
 class TimeBudget(Callback):
     """Corrects the number of epochs after each one, so that the run ends with its budget.
 
@@ -182,15 +192,16 @@ class TimeBudget(Callback):
         self._durations.append(now - self._epoch_started)
         self._epoch_started = now
         # The first epoch starts the workers, too: it counts where there is no other.
-        recent = (self._durations[1:] or self._durations)[-_RECENT:]
+        recent = recent_durations(self._durations[1:] or self._durations)
         epochs = corrected_epochs(
             done=done,
             planned=self.config.epochs,
             epoch_seconds=statistics.fmean(recent),
             seconds_left=self.ends - now,
         )
-        if done == 1 and epochs > FEWEST_EPOCHS:
-            epochs = self.config.epochs  # enough fit to wait for a second one
+        early = done == 1 or sum(self._durations) < _LEAST_SECONDS
+        if early and epochs - done >= FEWEST_EPOCHS:
+            epochs = self.config.epochs  # enough fit to wait for another one
         epochs = trainer.strategy.broadcast(epochs)
         if epochs == self.config.epochs:
             return
