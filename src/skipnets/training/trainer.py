@@ -26,7 +26,7 @@ from skipnets.errors import UserError
 from skipnets.files import remove_orphans
 from skipnets.terminal import printable_lines
 from skipnets.training import budget
-from skipnets.training.announcement import announcement
+from skipnets.training.announcement import Remarks, announcement
 from skipnets.training.batches import FirstBatch
 from skipnets.training.budget import TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
@@ -162,12 +162,14 @@ def _train_new(config: TrainConfig, supplied: Supplied, started: float) -> Run:
     run = Run(config.out) if is_helper() else claim(config.out)
     dims = supplied.dims(config)
     dataset = training_dataset(config) if images is None else given_dataset(config, images, dims=dims)
+    remarks = Remarks(dataset)
+    if not is_helper():  # before what takes long
+        _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
     prepared = prepare(config, dataset, started=started, supplied=supplied)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
     if not is_helper():
-        _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
-        _say(announcement(prepared, dataset))
+        _say(announcement(prepared, dataset, remarks=remarks.new()))
     prepared, search = with_found_rate(prepared, dataset, _say, supplied)
     if search is not None:
         callbacks = [*supplied.callbacks, RatePlot(search, run.rates)]
@@ -363,7 +365,8 @@ def _train_locked(
         say=_say,
         lines=not in_notebook(),
     )
-    end = ExpectedEnd(test=counts["test"], batch_size=config.batch_size)
+    to_read = prepared.reading.seconds_per_image
+    end = ExpectedEnd(test=counts["test"], batch_size=config.batch_size, to_read=to_read)
     callbacks: list[Callback] = [
         QuietProcesses(),
         EpochSeeds(config.seed),
