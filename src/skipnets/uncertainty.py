@@ -159,9 +159,9 @@ class CalibrationScores:
             raise self._too_few(f"reject={share:g}", 1 - wanted, f"at least {limit:g}")
 
     @staticmethod
-    def rejects(p_value: float, share: float) -> bool:
-        """Whether an image is among a share of the most unusual ones."""
-        return p_value <= share * (1 + 1e-12)  # 0.05 is 5 of 100, however it is rounded
+    def rejects(p_values: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
+        """Which images are among a share of the most unusual ones: (N,) → (N,)."""
+        return p_values <= share * (1 + 1e-12)  # 0.05 is 5 of 100, however it is rounded
 
     def _too_few(self, given: str, coverage: Fraction, limit: str) -> UserError:
         needed = math.ceil(coverage / (1 - coverage))
