@@ -56,6 +56,7 @@ from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
 from skipnets.training.extending import extend, extended_config
+from skipnets.training.final_metrics import final_metrics, log_final_metrics, own_final_metrics
 from skipnets.training.folds import resume_folds, train_folds
 from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
@@ -123,7 +124,8 @@ def train(
         metrics: Further metrics of the validation split by name, from torchmetrics, after each epoch, written
             to metrics.csv and to loggers as `val_NAME`: measured from logits (N, K) and labels (N,); with
             several labels an image, from probabilities and labels (N, K), -1 where unknown (`ignore_index`);
-            with numbers, from these in their units, (N, K), or (N,) of one.
+            with numbers, from these in their units, (N, K), or (N,) of one. In the end `test_NAME` of the
+            test split, in the model file and in loggers.
         logger: Lightning's, beside the run's own.
         trust: The imports that may run where the configuration's model or components are such
             (`package.module:Class`).
@@ -442,9 +444,10 @@ def _train_locked(
                     begin(run, config, dataset.write_splits)
             with resumable(run), _on_gpu(config.precision):
                 _fit(trainer, task, data, run, checkpoint)
-    if trainer.global_rank == 0:
-        with resumable(run, evaluating=True):
-            _finish(run, config, dataset, model)
+            if trainer.global_rank == 0:
+                with resumable(run, evaluating=True):
+                    tested = _finish(run, config, dataset, model, supplied.metrics)
+                    log_final_metrics(loggers, tested, step=trainer.global_step, say=_say)
     return run
 
 
@@ -596,10 +599,19 @@ def _gpu_bytes() -> int:
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
-def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Backbone[Any]) -> None:
+def _finish(
+    run: Run,
+    config: ResolvedConfig,
+    dataset: ImageDataset,
+    model: Backbone[Any],
+    metrics: Mapping[str, Metric],
+) -> dict[str, float]:
     """Draw the curves, read the test split for the first and only time, record its scores.
 
     A network that is no part of this package gets the best epoch's weights.
+
+    Returns:
+        What loggers get of the test split; empty without one.
     """
     if skipped := run.skipped:
         _say(
@@ -622,11 +634,13 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Back
     if not len(dataset.split("test")):
         _say(worded("there are no test images: the model is not evaluated", dataset.dims))
         classifier.save(run.model)
-        return
+        return {}
     evaluation = evaluate(classifier, dataset, split="test", batch_size=config.batch_size)
-    classifier.provenance["scores"] |= headline_scores(evaluation, "test")
+    own = own_final_metrics(evaluation, metrics, say=_say)
+    classifier.provenance["scores"] |= own | headline_scores(evaluation, "test")
     classifier.save(run.model)
     evaluation.save(run.folder)
+    return final_metrics(evaluation, classifier.scales) | own
 
 
 def evaluation_precision(trained: str) -> str:
