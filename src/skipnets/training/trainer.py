@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import StrategyRegistry
 from torchmetrics import Metric
 
-from skipnets.axes import worded
+from skipnets.axes import INPUTS, worded
 from skipnets.classifier import Classifier, load
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
@@ -424,7 +424,7 @@ def _train_locked(
         if trainer.world_size > counts["val"]:
             raise UserError(
                 f"devices={trainer.world_size}: must be at most {counts['val']}, the number of validation "
-                "images, as each process takes a share of them"
+                f"{INPUTS[dataset.dims]}, as each process takes a share of them"
             )
         checkpoint = newest_checkpoint(run)
         steps.shares = shares_of(checkpoint, trainer.world_size)
@@ -433,7 +433,8 @@ def _train_locked(
             if not is_helper():
                 _say(
                     f"the run was started with {steps.shares} processes: each of {trainer.world_size} takes "
-                    f"the batches of {each}, so that every step sees the same images as before"
+                    f"the batches of {each}, so that every step sees the same {INPUTS[dataset.dims]} as "
+                    "before"
                 )
         data = ImageDataModule(train_images, val_images, prepared.preprocessing, config, shares=steps.shares)
         with contextlib.ExitStack() as stack:
@@ -650,7 +651,7 @@ def evaluation_precision(trained: str) -> str:
 
 def _draw_curves(run: Run, config: ResolvedConfig, rows: list[Row], best_epoch: int) -> None:
     title = f"{config.model} on {config.data}"
-    draw_curves(rows, best_epoch, run.curves, title=title, note=loss_note(config))
+    draw_curves(rows, best_epoch, run.curves, title=title, note=loss_note(config), dims=config.dims or 2)
 
 
 def _save_best(
@@ -704,6 +705,7 @@ def training_dataset(config: TrainConfig) -> ImageDataset:
         download=config.download,
         duplicates=config.duplicates,
         options=config.data_options,
+        channels=config.channels,
         copies_within=copies_within(config),
     )
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
