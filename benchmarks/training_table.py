@@ -30,7 +30,13 @@ import psutil
 from skipnets.files import atomic_path
 from training import BARRED, TARGETS
 
-AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "SKIPNETS_ENGINE_ISA": "avx2"}
+AVX2 = {
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "SKIPNETS_ENGINE_ISA": "avx2",
+    # torch.compile keeps what it has compiled by graph, not by instruction set.
+    "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"torchinductor_avx2_{os.getuid()}"),
+}
 BEGIN, END = "<!-- training table: begin -->", "<!-- training table: end -->"
 
 Run = dict[str, Any]

@@ -8,10 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.helpers.folders import counts, folder, put
+from tests.helpers.manifests import write_groups
 
 from skipnets.data import open_dataset
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import Listing
+from skipnets.data.options import DataOptions
+from skipnets.data.sources import find_dataset
 from skipnets.data.splits import find_shares
 from skipnets.data.splitting import deal_out
 from skipnets.errors import UserError
@@ -150,3 +153,43 @@ def test_a_large_val_is_made_smaller_and_a_note_says_so():
     given = deal_out(replace(large, listing=Listing()), find_shares((0.7, 0.15, 0.15)), 0, "photos")
     assert len(given.split("val")) == pytest.approx(36_000 * 15 / 85, abs=1)
     assert given.listing.notes == []
+
+
+PATIENTS = DataOptions(group_column="patient")
+
+
+def test_groups_are_not_divided(tmp_path):
+    write_groups(tmp_path, [("cat" if n % 2 else "dog", "", f"p{n // 4}") for n in range(160)])
+    dataset = find_dataset(tmp_path / "m.csv", options=PATIENTS)
+    for group in set(dataset.groups):
+        assert len(set(dataset.splits[dataset.groups == group])) == 1
+    assert [int((dataset.splits == split).sum()) for split in ("train", "val", "test")] == [112, 24, 24]
+    apart = find_dataset(tmp_path / "m.csv")
+    assert any(len(set(apart.splits[dataset.groups == group])) > 1 for group in set(dataset.groups))
+
+
+def test_groups_across_given_splits_are_an_error(tmp_path):
+    rows = [("cat", "train", "p1"), ("dog", "train", "p2"), ("cat", "test", "p1"), ("dog", "test", "p3")]
+    write_groups(tmp_path, rows)
+    message = r"groups that lie in several of the given splits: p1 \(1 group\); leave the splits out"
+    with pytest.raises(UserError, match=message):
+        find_dataset(tmp_path / "m.csv", fractions=(0.8, 0, 0.2), options=PATIENTS)
+
+
+def test_a_validation_split_is_cut_by_group(tmp_path):
+    rows = [("cat" if n % 2 else "dog", "train", f"p{n // 4}") for n in range(80)]
+    write_groups(tmp_path, [*rows, ("cat", "test", "q"), ("dog", "test", "q")])
+    dataset = find_dataset(tmp_path / "m.csv", options=PATIENTS)
+    assert set(dataset.splits[dataset.groups == "q"]) == {"test"}
+    assert int((dataset.splits == "val").sum()) in range(8, 21)
+    for group in set(dataset.groups):
+        assert len(set(dataset.splits[dataset.groups == group])) == 1
+
+
+def test_too_few_groups_for_a_class_are_named(tmp_path):
+    rows = [("cat", "", f"p{n}") for n in range(20)] + [("dog", "", "q")] * 10
+    write_groups(tmp_path, rows)
+    dataset = find_dataset(tmp_path / "m.csv", options=PATIENTS)
+    assert dataset.listing.warnings == [
+        f"too few groups: no images of dog in {split}" for split in ("test", "val")
+    ]

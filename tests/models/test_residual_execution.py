@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from tests.helpers.block_policies import assert_same, copy_with, make_model, stepped_aside, train_once
 from torch import nn
 
 from skipnets.errors import UserError
@@ -20,49 +21,18 @@ CASES = {
 }
 
 
-def make_model(name="resnet20", **fields):
-    """A float64 model whose norms are not at their initial values."""
-    model = create_model(name, **{**SMALL, **fields}).double()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias, std=0.5)
-    return model
-
-
-def copy_with(model, policy):
-    model = copy.deepcopy(model)
-    model.set_block_execution(policy)
-    return model
-
-
-def train_once(model, x):
-    """One forward and backward pass; everything that it shows or changes, by name."""
-    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    output = model(x)
-    (output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)).sum().backward()
-    made = {"output": output.detach(), "input gradient": x.grad}
-    made |= {f"gradient {name}": parameter.grad for name, parameter in model.named_parameters()}
-    return made | dict(model.named_buffers())
-
-
-def stepped_aside(model):
-    """The reasons for which blocks ran plainly, by path."""
-    report = model.block_execution_report()
-    return {path: text.removeprefix("plain: ") for path, text in report.items() if text.startswith("plain: ")}
+def make_small(name="resnet20", **fields):
+    return make_model(name, **{**SMALL, **fields})
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_equals_plain(case, memory_format):
     name, fields = CASES[case]
-    plain = make_model(name, **fields).to(memory_format=memory_format)
+    plain = make_small(name, **fields).to(memory_format=memory_format)
     linear = copy_with(plain, "linear")
     x = torch.randn(3, 3, 37, 26, dtype=torch.float64).contiguous(memory_format=memory_format)
-    expected, own = train_once(plain, x), train_once(linear, x)
-    assert own.keys() == expected.keys()
-    for key, wanted in expected.items():
-        assert (own[key] - wanted).abs().max() <= 1e-9 * wanted.abs().max() + 1e-12, key
+    assert_same(train_once(linear, x), train_once(plain, x))
     assert linear.block_execution_report() == dict.fromkeys(
         ("stem", "layer1.0", "layer1.1", "layer2.0"), "linear"
     )
@@ -70,12 +40,12 @@ def test_equals_plain(case, memory_format):
 
 
 def test_switching_back_and_copies():
-    model = make_model()
+    model = make_small()
     model.set_block_execution("linear")
     assert copy.deepcopy(model).block_execution_report() == model.block_execution_report()
     names = list(model.state_dict())
     model.set_block_execution("plain")
-    assert type(model) is type(make_model())
+    assert type(model) is type(make_small())
     assert list(model.state_dict()) == names
 
 
@@ -84,7 +54,7 @@ def test_auto_measures_and_says_what_is_fastest(monkeypatch):
     from skipnets.ops.choices import Choices
 
     monkeypatch.setattr(execution_choice, "CHOICES", Choices(None))
-    model = copy_with(make_model().float(), "auto")
+    model = copy_with(make_small().float(), "auto")
     for policy in ("plain", "linear"):
         execution = execution_choice.Execution(policy, channels_last=False)
         monkeypatch.setattr(switched_module, "fastest_execution", lambda *_, e=execution, **__: e)
@@ -103,7 +73,7 @@ def test_dense_blocks_alone_can_be_recomputed():
     with pytest.raises(
         UserError, match=r"^block_execution=\"linear-recompute\": must be auto, plain or linear"
     ):
-        make_model().set_block_execution("linear-recompute")
+        make_small().set_block_execution("linear-recompute")
 
 
 def _set(path, name, value):
@@ -140,7 +110,7 @@ ASIDE = {
 @pytest.mark.parametrize("case", ASIDE)
 def test_steps_aside_with_the_reason(case):
     change, reason = ASIDE[case]
-    model = copy_with(make_model(), "linear")
+    model = copy_with(make_small(), "linear")
     model(torch.randn(2, 3, 8, 8, dtype=torch.float64))
     assert stepped_aside(model) == {}
     change(model)
@@ -168,7 +138,7 @@ def test_steps_aside_for_what_a_config_can_ask(fields, reason):
 
 
 def test_steps_aside_in_eval_mode_and_under_autocast():
-    model = copy_with(make_model().float(), "linear")
+    model = copy_with(make_small().float(), "linear")
     model.eval()(torch.randn(2, 3, 8, 8))
     assert set(stepped_aside(model).values()) == {"eval mode"}
     with torch.autocast("cpu", torch.bfloat16):
@@ -177,6 +147,6 @@ def test_steps_aside_in_eval_mode_and_under_autocast():
 
 
 def test_one_value_a_channel_is_plains_own_error():
-    model = copy_with(make_model(), "linear")
+    model = copy_with(make_small(), "linear")
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         model(torch.randn(1, 3, 2, 2, dtype=torch.float64))

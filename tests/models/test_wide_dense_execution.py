@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.block_policies import assert_same
 from tests.helpers.networks import SMALL_RDNET
 from torch import Tensor, nn
 
@@ -45,8 +46,7 @@ def train_once(model: Any) -> dict[str, Tensor]:
 def test_equals_plain(policy: str, fields: dict[str, Any]) -> None:
     plain, model = make_model(**fields), make_model(policy, **fields)
     expected, found = train_once(plain), train_once(model)
-    for key, wanted in expected.items():
-        assert (found[key] - wanted).abs().max() <= 1e-11 * wanted.abs().max() + 1e-14, key
+    assert_same(found, expected, relative=1e-11, absolute=1e-14)
     assert model.block_execution_report() == dict.fromkeys(BLOCKS, policy)
     assert plain.block_execution_report() == dict.fromkeys(BLOCKS, "plain")
     torch.testing.assert_close(model.eval()(images()), plain.eval()(images()))
@@ -125,8 +125,7 @@ def test_layers_between_those_that_step_aside_keep_running_as_operations(apart: 
             layers = model.get_submodule(f"{BLOCKS[0]}.dense_block{number}.layers.layers")
             layers.append(nn.Sigmoid())
     expected, found = (train_once(model) for model in models)
-    for key, wanted in expected.items():
-        assert (found[key] - wanted).abs().max() <= 1e-11 * wanted.abs().max() + 1e-14, key
+    assert_same(found, expected, relative=1e-11, absolute=1e-14)
     report = models[1].block_execution_report()
     for number in apart:
         assert report.pop(f"{BLOCKS[0]}.dense_block{number}").startswith("plain: its modules are not two")

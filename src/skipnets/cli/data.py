@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from skipnets.cli.output import print_json, print_paths, print_tables
 from skipnets.data.copies import write_copies
-from skipnets.data.manifest import MissingFilesError
+from skipnets.data.manifest_files import MissingFilesError
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import Duplicates, find_dataset
 from skipnets.data.survey import survey

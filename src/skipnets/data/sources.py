@@ -31,13 +31,10 @@ from skipnets.data.dicom import can_read_dicom, groups_of, is_dicom
 from skipnets.data.labels import check_group_names, check_labels
 from skipnets.data.layout import find_images, images_below
 from skipnets.data.listing import Entry, Listing, counted, natural_key
-from skipnets.data.manifest import (
-    MANIFEST_SUFFIXES,
-    Columns,
-    find_listed,
-    find_metadata,
-    without_marks,
-)
+from skipnets.data.manifest import find_listed, find_metadata
+from skipnets.data.manifest_columns import Columns
+from skipnets.data.manifest_labels import without_marks
+from skipnets.data.manifest_tables import TABLE_SUFFIXES
 from skipnets.data.multi_label import join_folders, labels_from_texts
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
@@ -193,10 +190,10 @@ def check_data(data: str | os.PathLike[str]) -> None:
             f"{data}: no such folder, manifest or named dataset ({', '.join(NAMED_SETS)})"
             f"{near_matches(str(data), NAMED_SETS)}"
         )
-    if path.suffix.lower() not in MANIFEST_SUFFIXES:
+    if path.suffix.lower() not in TABLE_SUFFIXES:
         unpack = "; unpack it first" if path.suffix.lower() in _ARCHIVES else ""
         raise UserError(
-            f"{data}: must be a folder, a manifest ({', '.join(MANIFEST_SUFFIXES)}) "
+            f"{data}: must be a folder, a manifest ({', '.join(TABLE_SUFFIXES)}) "
             f"or a named dataset ({', '.join(NAMED_SETS)}){unpack}"
         )
 
@@ -240,7 +237,7 @@ def _find(
         metadata = find_metadata(path, any_label=options.wants_numbers) if options.layout == "auto" else None
         if metadata is None and options.wants_numbers:
             raise UserError(
-                f"task=regression: {path} is a folder; it takes a manifest ({', '.join(MANIFEST_SUFFIXES)}) "
+                f"task=regression: {path} is a folder; it takes a manifest ({', '.join(TABLE_SUFFIXES)}) "
                 "with a column of numbers"
             )
         if metadata is None and columns != Columns():

@@ -12,7 +12,7 @@ from skipnets.axes import INPUTS
 from skipnets.data.copies import clusters
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
-from skipnets.data.manifest import relative_name
+from skipnets.data.manifest_files import relative_name
 from skipnets.data.multi_label import absent_labels
 from skipnets.data.splits import (
     Shares,

@@ -21,7 +21,7 @@ from skipnets.data.contents import Content, contents
 from skipnets.data.copies import LEAST_SIDE, MOST, find_copies
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
-from skipnets.data.manifest import MissingFilesError
+from skipnets.data.manifest_files import MissingFilesError
 from skipnets.data.options import DataOptions
 from skipnets.data.raster import Header
 from skipnets.data.sources import find_with_own_splits

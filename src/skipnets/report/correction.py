@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skipnets.data.copies import Copy, clusters
-from skipnets.data.manifest import relative_name
+from skipnets.data.manifest_files import relative_name
 from skipnets.data.multi_label import labels_from_texts
 from skipnets.data.targets import target_texts, targets_from_texts
 from skipnets.errors import UserError, near_matches

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from skipnets import run_folder
 from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.dataset import ImageDataset
-from skipnets.data.manifest import relative_name
+from skipnets.data.manifest_files import relative_name
 from skipnets.errors import UserError, listed, one_line
 from skipnets.evaluation.evaluating import evaluate, known_rows
 from skipnets.evaluation.regression_evaluation import RegressionEvaluation
