@@ -1,8 +1,13 @@
-"""What the rules of the recipe `auto` rest on: trainings of equal processor time in which one option differs.
+r"""What the rules of the recipe `auto` rest on: trainings of equal processor time that differ in one option.
 
     python benchmarks/datasets.py --out datasets
-    python benchmarks/recipes.py datasets/{digits,fashion,signs,emoji,cifar10-10k} --out recipes.jsonl
+    python benchmarks/recipes.py datasets/{digits,fashion,signs,textures,emoji,clothing,cifar10-10k} \
+        --out recipes.jsonl
     python benchmarks/recipes.py datasets/emoji --time 40 --out recipes.jsonl --options "" "{lr: 0.1}"
+    skipnets train datasets/cifar10 --time 10m --out runs/cifar10
+    python benchmarks/recipes.py datasets/{sign-digits,clothing} --time 20 --out fine-tuning.jsonl --options \
+        "" "{weights: runs/cifar10}" "{weights: runs/cifar10, fit_head: true}" \
+        "{weights: runs/cifar10, layer_decay: 0.7}"
 
 Each training has the time in seconds of processor time (user and system, one thread, from the start of
 training on, without the imports), by which also its schedule goes: other programs on the machine change
@@ -26,20 +31,29 @@ import yaml
 
 from skipnets.training import TrainConfig, budget, train
 
-# What the rules decide, each against its neighbors.
+# What the rules decide, each against its neighbors: one option differs from what `auto` chooses, and the rate
+# follows the batch. Of an option that the rules give by the images, every value is there.
 OPTIONS = (
     "",
-    "{lr: 0.025}",
-    "{lr: 0.1}",
-    "{batch_size: 16, lr: 0.035}",
-    "{batch_size: 64, lr: 0.1}",
+    "{lr: 0.035}",
+    "{lr: 0.14}",
+    "{batch_size: 16}",
+    "{batch_size: 32}",
+    "{batch_size: 64}",
+    "{batch_size: 128}",
+    "{whiten_stem: false}",
+    "{whiten_stem: true}",
     "{augmentation: none}",
+    "{augmentation: crop}",
+    "{augmentation: crop-flip}",
+    "{augmentation: shift-flip}",
     "{augmentation: trivial}",
     "{label_smoothing: 0.0}",
     "{label_smoothing: 0.2}",
     "{weight_decay: 0.002}",
-    "{ema: 0.0}",
-    "{ema: 0.999}",
+    "{mixup: 0.2}",
+    "{cutmix: 1.0}",
+    "{ema: 0.99}",
     "{schedule: linear}",
 )
 

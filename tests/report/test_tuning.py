@@ -36,13 +36,13 @@ def test_the_page_shows_all_trials(tmp_path: Path) -> None:
         else:
             study.tell(trial, 0.5 + 0.03 * number)
     text = write_tuning_report(tmp_path).read_text()
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 4  # two charts, for wide and for narrow screens
     assert "0.8300" in text  # the best
     assert "0.5000" in text  # the first, with the default settings
     assert "12 trials of 20s each" in text
     assert "What matters" in text
     assert "pets&lt;b&gt;" in text
-    assert "lr: it &lt;i&gt;diverged&lt;/i&gt;" in text
+    assert "<dt>trial 9</dt><dd>lr: it &lt;i&gt;diverged&lt;/i&gt;</dd>" in text
     assert not [word for word in ("http://", "https://", "<script", "src=") if word in text]
     for name in ("resnet18", "resnet34"):
         assert name in text

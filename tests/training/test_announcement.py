@@ -8,9 +8,10 @@ import pytest
 
 from skipnets.data.sources import open_dataset
 from skipnets.training import TrainConfig, budget
-from skipnets.training.announcement import announcement
+from skipnets.training.announcement import Remarks, announcement
 from skipnets.training.prepare import prepare
 from skipnets.training.progress_lines import end_text
+from skipnets.training.reading import Reading
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -42,6 +43,21 @@ def test_network_length_and_settings_are_told(tiny: MakeConfig, monkeypatch: pyt
     monkeypatch.undo()
     mirrored = prepare(tiny(augmentation="flip"), dataset)
     assert "augmentation flip (mirrored too); label" in _rows(announcement(mirrored, dataset))[-1]
+
+
+def test_reading_that_takes_long_and_what_was_found_on_the_way_are_told(tiny: MakeConfig) -> None:
+    config = tiny()
+    dataset = open_dataset(config.data)
+    remarks = Remarks(dataset)
+    prepared = prepare(config, dataset)
+    assert "reading" not in announcement(prepared, dataset, remarks=remarks.new())
+    dataset.listing.notes.append("window: 0 to 900")
+    dataset.listing.warnings.append("images are black")
+    photographs = replace(prepared, reading=Reading(seconds_per_image=1.1, before=112.2))
+    note, warning, *_, reading = _rows(announcement(photographs, dataset, remarks=remarks.new()))
+    assert note.split(maxsplit=1) == ["note", "window: 0 to 900"]
+    assert warning.split(maxsplit=1) == ["warning", "images are black"]
+    assert "the images are read once, which takes about 1 min 52 s, and held in memory" in reading
 
 
 def test_a_time_that_is_too_short_is_said_and_no_time_is_negative(

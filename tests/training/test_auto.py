@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from skipnets.data.augmentation import AUGMENTATIONS
 from skipnets.models.registry import REGISTRY
@@ -40,6 +45,26 @@ def test_every_rule_gives_options_tells_its_evidence_and_can_hold() -> None:
     assert {rule.values.get("augmentation", "none") for r in RULES.values() for rule in r} <= set(
         AUGMENTATIONS
     )
+
+
+def test_the_benchmark_varies_what_the_rules_give() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "recipes.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_recipes", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    varied: dict[str, set[Any]] = defaultdict(set)
+    for text in module.OPTIONS:
+        for name, value in yaml.safe_load(text or "{}").items():
+            varied[name].add(value)
+    given: dict[str, set[Any]] = defaultdict(set)
+    for rule in itertools.chain.from_iterable(RULES.values()):
+        for name, value in rule.values.items():
+            given[name].add(value)
+    assert set(given) <= set(varied)
+    for name in ("batch_size", "augmentation", "whiten_stem"):
+        assert given[name] <= varied[name]
 
 
 def test_images_that_must_not_be_mirrored_are_not() -> None:
@@ -100,3 +125,5 @@ def test_the_time_grows_with_the_pixels_between_a_minute_and_an_hour() -> None:
     assert default_seconds(2000, 64) == 300
     assert default_seconds(50_000, 32) == 750
     assert default_seconds(10**7, 224) == 3600
+    assert default_seconds(2000, 64, reading=100) == 400
+    assert default_seconds(2000, 64, reading=1e5) == 3600

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from skipnets.training.budget import corrected_epochs, finish_seconds, plan_epochs
+from skipnets.training.budget import corrected_epochs, finish_seconds, plan_epochs, recent_durations
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,26 @@ from skipnets.training.budget import corrected_epochs, finish_seconds, plan_epoc
         (1000, 3000, 60_000, 6, 9000),  # validation takes at most a tenth
         (100, 10, 0, 4, 32),  # no time at all: a batch an epoch
         (20, 10, 0, 4, 20),
+        (50_000, 30_000, 25_000, 1, 15_000),  # a validation takes as long as 10,000 training images
+        (50_000, 30_000, 70_000, 3, 13_333),
     ],
 )
 def test_epochs_fill_the_time(train: int, val: int, affordable: int, epochs: int, images: int) -> None:
     plan = plan_epochs(train, val, seconds_per_image=0.5, seconds=0.5 * affordable, batch_size=32)
     assert (plan.epochs, plan.images) == (epochs, images)
+
+
+@pytest.mark.parametrize("val", [0, 3, 3000, 100_000])
+@pytest.mark.parametrize("train", [16, 1000, 1_000_000])
+def test_a_plan_fits_and_validation_leaves_time_to_train(train: int, val: int) -> None:
+    for affordable in (10, 300, 5000, 90_000, 10_000_000):
+        plan = plan_epochs(train, val, seconds_per_image=0.5, seconds=0.5 * affordable, batch_size=32)
+        trained, validated = plan.epochs * plan.images, plan.epochs * val / 3
+        assert plan.epochs >= 1
+        if affordable < 2 * val / 3 + 32 * 4:  # too little for an epoch and its validation
+            continue
+        assert trained + validated <= 1.01 * affordable
+        assert trained >= 0.45 * affordable
 
 
 @pytest.mark.parametrize(
@@ -46,9 +61,17 @@ def test_the_clock_corrects_the_number_of_epochs(
     assert found == expected
 
 
+def test_short_epochs_are_averaged_over_five_seconds() -> None:
+    assert recent_durations([9.0]) == [9.0]
+    assert recent_durations([9.0, *[2.0] * 5]) == [2.0] * 5
+    assert recent_durations([9.0, *[0.5] * 20]) == [0.5] * 10
+    assert recent_durations([0.1] * 20) == [0.1] * 20
+
+
 @pytest.mark.parametrize(
     ("seconds_per_image", "seconds"),
     [(8e-5, 9.0), (2e-3, 14.0)],  # 0.5 ms to read a test image; half as long as a training image takes
 )
 def test_test_images_take_the_time_to_read_them_at_least(seconds_per_image: float, seconds: float) -> None:
     assert finish_seconds(10_000, seconds_per_image) == pytest.approx(seconds)
+    assert finish_seconds(10_000, seconds_per_image, to_read=0.1) == pytest.approx(1004)  # photographs

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,11 +9,14 @@ import pytest
 import torch
 
 import skipnets
+from skipnets.data.augmentation import AUGMENTATIONS
 from skipnets.data.dataset import ImageDataset
+from skipnets.duration import parse_duration
 from skipnets.errors import UserError
-from skipnets.models.registry import ModelConfig
+from skipnets.models.registry import ModelConfig, model_config
 from skipnets.training import TrainConfig, budget, choice
 from skipnets.training import prepare as prepare_module
+from skipnets.training.choice import choose
 from skipnets.training.prepare import prepare
 
 MakeConfig = Callable[..., TrainConfig]
@@ -138,6 +142,104 @@ def test_large_images_are_shrunk_where_time_is_short(
     assert prepare(open_config(tiny, time="10s"), data).config.size == (64, 64)
     assert prepare(open_config(tiny, time="10s", size=(200, 100)), data).config.size == (200, 100)
     assert max(prepare(open_config(tiny, time="90h"), data).config.size) == 224
+
+
+def test_wide_images_are_shown_wide(tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]) -> None:
+    data = images(30, 60, 480)
+    short, long = (prepare(open_config(tiny, time=time), data).config for time in ("10s", "90h"))
+    assert short.size == (23, 181)  # the pixels of 64×64
+    assert long.size == (56, 452)  # those of 160×160, the largest below their own of 170×170
+    assert prepare(open_config(tiny, time="10s", size=64), data).config.size == (64, 64)
+    assert prepare(tiny(recipe="scratch", epochs=1), data).config.size == (224, 224)
+
+
+def test_reading_large_photographs_takes_its_part_of_the_time(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "clock", lambda: 0.0)
+    monkeypatch.setattr(choice, "usable_cores", lambda: 4)
+    data = images(300, 24, 24)
+    open_ended = {"time": "100s", "model": "resnet20", "epoch_images": 24, "workers": 2}
+    plain = prepare(open_config(tiny, **open_ended), data)
+    monkeypatch.setattr(choice, "seconds_to_read", lambda *_, **__: 0.2)
+    held = prepare(open_config(tiny, **open_ended), data)
+    # 240 training and 30 validation images, each 0.2 s of one of two workers, once; test images at the end.
+    assert held.reading.before == pytest.approx(27)
+    assert plain.reading.before == 0
+    share = held.config.epochs / plain.config.epochs
+    assert share == pytest.approx((100 - 4 - 3 - 27) / (100 - 4), rel=0.02)
+    read_again = prepare(open_config(tiny, **open_ended, augmentation="resized-crop"), data)
+    assert read_again.reading.before == 0
+    assert read_again.seconds_per_image == pytest.approx((held.seconds_per_image or 0) + 0.1)
+    without_time = prepare(open_config(tiny, model="resnet20", workers=2), data).config
+    assert without_time.time == "90s"  # a minute, and 0.1 s for each of 300
+
+
+def test_what_reads_and_varies_images_one_by_one_is_taken_where_time_is_left_for_it(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "clock", lambda: 0.0)
+    data = images(100, 80, 80)
+    config = open_config(tiny, time="3000s", model="resnet20", workers=1)
+    policy = {}
+    for to_read in (0.0, 0.02, 0.2):
+        monkeypatch.setattr(choice, "seconds_to_read", lambda *_, to_read=to_read, **__: to_read)
+        prepared = prepare(config, data)
+        passes = prepared.config.epochs * prepared.config.epoch_images / 80
+        policy[to_read] = prepared.config.augmentation
+        shown = 80 * passes * (1e-6 * 80 * 80 * 16 + (to_read if policy[to_read] == "trivial" else 0))
+        assert shown + prepared.reading.before == pytest.approx(2990, rel=0.06)
+    assert policy == {0.0: "trivial", 0.02: "trivial", 0.2: "crop-flip"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("count", [16, 300, 5000, 40_000])
+def test_every_decision_is_within_bounds(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch, count: int, device: str
+) -> None:
+    """By the time that networks take on a slow or a fast device, for seconds and for hours."""
+    speed = {"cpu": 4e-11, "cuda": 2e-14}[device]
+
+    def seconds_per_image(config: ModelConfig, *, size: tuple[int, ...], **_: Any) -> float:
+        blocks = sum(config.block_config)
+        return 1e-6 + speed * np.prod(size) * blocks * getattr(config, "width", 16) ** 2
+
+    monkeypatch.setattr(choice, "seconds_per_image", seconds_per_image)
+    monkeypatch.setattr(choice, "training_device", lambda _: torch.device(device))
+    monkeypatch.setattr(budget, "clock", lambda: 0.0)
+    data = images(count, 1, 1)
+    train, val, test = (len(data.split(name)) for name in ("train", "val", "test"))
+    for side, time in itertools.product((8, 32, 64, 224), ("20s", None, "2h")):
+        found = choose(
+            open_config(tiny, time=time),
+            data,
+            sides=(side, side),
+            channels=3,
+            default_model="resnet18",
+            network=lambda name: model_config(name, num_classes=2, in_chans=3),
+            precision="32-true",
+            started=0.0,
+        )
+        values, each = found.values, found.seconds_per_image
+        assert each is not None
+        seconds = parse_duration(values["time"])
+        assert 60 <= seconds <= 3600 or time is not None
+        epochs, epoch_images = values["epochs"], values["epoch_images"]
+        assert 1 <= epochs <= budget.MOST_EPOCHS
+        assert epoch_images >= min(values["batch_size"], train)
+        finish = budget.finish_seconds(test, each)
+        validation = val / 3 * each
+        if finish + 2 * validation < seconds / 2:  # otherwise it is said to be too short
+            assert epochs * (epoch_images * each + validation) + finish <= 1.02 * seconds
+            assert epochs * epoch_images * each > 0.4 * (seconds - finish) - budget.GPU_START_SECONDS
+        assert 0 < values["warmup"] < epochs / 4
+        size = values.get("size", (side, side))
+        assert min(size) >= min(side, 64)
+        assert max(size) <= max(1.2 * side, 64)
+        # The rate follows the batch.
+        assert 0.05 < values["lr"] / (values["batch_size"] / 128) ** 0.75 < 0.25
+        policy = AUGMENTATIONS[values["augmentation"]].policy
+        assert policy is None or epochs * epoch_images / train >= 150
 
 
 def test_a_recipe_by_name_takes_a_time_too(

@@ -34,6 +34,16 @@ def test_what_mirrors_into_another_class_is_not_mirrored() -> None:
     assert keeps_class_mirrored(wedges(mirrored_class=False))
 
 
+def test_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
+    """Of 400 images 20 are of the other class: who always answers with the frequent one is right for 95%."""
+    for mirrored_class in (True, False):
+        equal = wedges(mirrored_class, 760)
+        assert equal.images is not None
+        kept = np.concatenate([np.flatnonzero(equal.labels == 0), np.flatnonzero(equal.labels == 1)[:20]])
+        unequal = dataset(equal.images[kept], equal.labels[kept])
+        assert keeps_class_mirrored(unequal) == (not mirrored_class)
+
+
 def test_digits_are_not_mirrored() -> None:
     assert not keeps_class_mirrored(open_dataset("digits").split("train"))
 
@@ -55,8 +65,11 @@ def test_volumes_are_seen_from_above() -> None:
 
 
 @pytest.mark.parametrize("count", [4, 60])
-def test_where_pixels_do_not_tell_mirroring_is_harmless(count: int) -> None:
+@pytest.mark.parametrize(("height", "width"), [(12, 12), (24, 12), (12, 23), (12, 24)])
+def test_where_pixels_do_not_tell_mirroring_is_harmless_unless_images_are_wide(
+    count: int, height: int, width: int
+) -> None:
     generator = np.random.default_rng(1)
-    images = generator.integers(0, 255, (count, 12, 12)).astype(np.uint8)
+    images = generator.integers(0, 255, (count, height, width)).astype(np.uint8)
     images[0] = 7  # of one color
-    assert keeps_class_mirrored(dataset(images, np.arange(count) % 2))
+    assert keeps_class_mirrored(dataset(images, np.arange(count) % 2)) == (width < 2 * height)

@@ -13,6 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 import skipnets
 from skipnets.data.dataset import ImageDataset
+from skipnets.data.listing import Listing
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
@@ -70,6 +71,42 @@ def test_files_of_different_small_sizes_are_shown_at_the_largest(tmp_path: Path)
             Image.new("L", (width, height)).save(tmp_path / label / f"{number}.png")
     everything = open_dataset(tmp_path, fractions=None)
     assert natural_size(everything) == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(100, 400)] * 9 + [(110, 420)], (100, 400)),  # as they are, up to the pixels of 224×224
+        ([(300, 1200)] * 10, (112, 448)),
+        ([(3000, 30)] * 10, (634, 79)),  # at most eight times as high as wide
+        ([(40, 900)] * 5 + [(900, 40)] * 5, 224),  # lying and standing
+        ([(90, 120)] * 10, 120),
+        ([(100, 400)] * 5 + [(100, 110)] * 5, 224),
+    ],
+)
+def test_elongated_images_keep_their_proportions(
+    tmp_path: Path, sizes: list[tuple[int, int]], expected: int | tuple[int, int]
+) -> None:
+    for number, (height, width) in enumerate(sizes):
+        folder = tmp_path / "ab"[number % 2]
+        folder.mkdir(exist_ok=True)
+        Image.new("L", (width, height)).save(folder / f"{number}.png")
+    images = open_dataset(tmp_path, fractions=None)
+    assert natural_size(images, kept=224, elongated=True) == expected
+    assert natural_size(images, kept=224) in (120, 224)
+
+
+def test_unequal_classes_are_noted_unless_that_was_thought_of(tiny: MakeConfig) -> None:
+    images = images_in_memory(200, (8, 8))
+    for every, imbalance, noted in ((16, None, True), (4, None, False), (16, "none", False)):
+        labels = (np.arange(200) % every == 0).astype(np.int64)
+        dataset = dataclasses.replace(images, labels=labels, listing=Listing())
+        prepare(tiny(imbalance=imbalance), dataset)
+        a, b = dataset.split("train").counts()
+        told = [note for note in dataset.listing.notes if note.endswith("makes each class count the same")]
+        assert len(told) == noted
+        if noted:
+            assert told[0].startswith(f"a has {a} training images, b {b}: accuracy says little")
 
 
 def test_statistics_are_those_of_the_pixels_of_the_training_split() -> None:

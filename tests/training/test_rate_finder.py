@@ -15,7 +15,7 @@ from skipnets.data.sources import find_dataset
 from skipnets.errors import UserError
 from skipnets.training import TrainConfig, rate_finder, train
 from skipnets.training.prepare import class_weights, prepare
-from skipnets.training.rate_finder import HIGHEST, LOWEST, find_rate, steepest
+from skipnets.training.rate_finder import HIGHEST, LOWEST, averaged, find_rate, steepest
 from skipnets.training.task import ClassificationTask
 
 MakeConfig = Callable[..., TrainConfig]
@@ -38,6 +38,13 @@ def test_the_steepest_descent_is_that_over_the_logarithm() -> None:
         steepest(rates, np.arange(100.0))
 
 
+def test_losses_are_averaged_from_the_first_one_on() -> None:
+    losses = np.array([2.0, 1.0, 4.0, 0.5])
+    for step, found in enumerate(averaged(losses)):
+        ages = np.arange(step, -1, -1)
+        assert found == pytest.approx(np.average(losses[: step + 1], weights=0.98**ages))
+
+
 def test_looking_changes_nothing_that_training_starts_with(tiny: MakeConfig) -> None:
     dataset = find_dataset(tiny().data)
     prepared = prepare(tiny(recipe="scratch", block_execution="plain", channels_last=False), dataset)
@@ -46,6 +53,8 @@ def test_looking_changes_nothing_that_training_starts_with(tiny: MakeConfig) -> 
     assert all(torch.equal(before[name], value) for name, value in prepared.model.state_dict().items())
     assert LOWEST < search.suggestion < HIGHEST
     assert (np.diff(search.rates) > 0).all()
+    # Of three classes; at the lowest rates nothing is learned yet.
+    np.testing.assert_allclose(search.losses[:3], np.log(3), rtol=0.2)
 
 
 def test_a_run_records_the_rate_that_it_found(tiny: MakeConfig, tmp_path: Path) -> None:

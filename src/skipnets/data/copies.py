@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import math
 import os
 import statistics
 import time
@@ -75,7 +76,7 @@ LEAST_SIDE = 16
 _LEAST_CONTRAST = 4
 _IMAGES_AT_ONCE = 4096
 # Images on which the time is measured, and the pairs that an image takes (those that are alike take longer).
-_PROBED = 512
+_PROBED, _PROBE_SECONDS = 512, 2.0
 _PAIRS_OF_AN_IMAGE = 8
 # Pairs that are aligned at once: what is computed of so many fits into a processor's cache.
 _PAIRS_AT_ONCE = 64
@@ -132,7 +133,10 @@ def expected_seconds(dataset: ImageDataset) -> float:
     if not 1 < count <= MOST or (dataset.images is not None and min(dataset.images.shape[1:3]) < LEAST_SIDE):
         return 0.0
     some = np.unique(np.linspace(0, count - 1, _PROBED).astype(np.int64))
-    gray_thumbnails(dataset, some[:8], _SIDE, at_least=LEAST_SIDE)  # what is slower the first time
+    gray_thumbnails(dataset, some[:2], _SIDE, at_least=LEAST_SIDE)  # what is slower the first time
+    _, seconds = _timed([partial(gray_thumbnails, dataset, some[2:10], _SIDE, at_least=LEAST_SIDE)])
+    # Of large photographs fewer must do.
+    some = some[:: max(math.ceil(len(some) * seconds / 8 / _PROBE_SECONDS), 1)]
     parts = np.array_split(some, 4)
     thumbnails, decoding = _timed(
         [partial(gray_thumbnails, dataset, part, _SIDE, at_least=LEAST_SIDE) for part in parts]

@@ -34,6 +34,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError
 from skipnets.machine import usable_cores
+from skipnets.progress import LoggedProgress
 
 if TYPE_CHECKING:
     import torch
@@ -560,9 +561,12 @@ class _Reader:
                 num_workers=workers if self.dataset.images is None else 0,
                 generator=torch.Generator(),  # or it would draw from the global one
             )
+        progress, done = LoggedProgress("reading images into memory"), 0
         for pixels, index, failures in _loaded(loader):
             held[index.numpy()] = pixels.numpy()
             self.held_failures.update(failures)
+            done += len(index) + len(failures)
+            progress(done, count)
         self.held = held
 
     def __getitem__(self, key: tuple[int, NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor, Failures]:

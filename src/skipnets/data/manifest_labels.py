@@ -92,9 +92,7 @@ def _mark_labels(table: Table, names: Sequence[str], uncertain: Uncertain, listi
         unsure += sum(cell in doubtful for cell in cells)
     check_names(classes)
     listing.multi_label, listing.classes = True, classes
-    listing.notes.append(
-        f"each file has any number of {counted(len(names), 'label')}: {listed(classes, 20)}"
-    )
+    listing.notes.append(f"each file has any number of {counted(len(names), 'label')}: {listed(classes, 20)}")
     if unsure:
         meaning = {"ignore": "taken for unknown"}.get(uncertain, f"taken for {uncertain}")
         others = ", ".join(each for each in get_args(Uncertain) if each != uncertain)

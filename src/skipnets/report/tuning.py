@@ -25,6 +25,8 @@ from skipnets.training.tuning.tuning import Tuning
 __all__ = ["write_tuning_report"]
 
 PAGE = "trials.html"
+# More names than these would not stand beside one another on a phone.
+_NAMES_IN_A_ROW = 4
 
 _TITLES = {
     "lr": "learning rate",
@@ -94,9 +96,10 @@ def _page(tuning: Tuning) -> str:
             }
             for trial in sorted(trials, key=lambda trial: _rank(trial, minimize=minimize))
         ],
-        history=_svg(_history(trials, minimize=minimize, metric=tuning.metric)),
+        failed=[trial for trial in trials if trial.state == "failed"],
+        history=_history(trials, minimize=minimize, metric=tuning.metric),
         importances=[(_TITLES.get(name, name), share) for name, share in shares.items()],
-        parallel=_svg(_parallel(trials, options, best, metric=tuning.metric)),
+        parallel=_parallel(trials, options, best, metric=tuning.metric),
         command=f"skipnets train --config {tuning.config_file}",
         folder=str(tuning.folder),
         version=importlib.metadata.version("skipnets"),
@@ -119,7 +122,7 @@ def _svg(text: str) -> Markup:
     return Markup(text)  # noqa: S704 - drawn here, from numbers and names of options
 
 
-def _history(trials: Sequence[TrialRecord], *, minimize: bool, metric: str) -> str:
+def _history(trials: Sequence[TrialRecord], *, minimize: bool, metric: str) -> dict[str, Markup]:
     """The value of each trial, in their order, and the best so far."""
 
     def draw(axes: Axes) -> None:
@@ -141,13 +144,19 @@ def _history(trials: Sequence[TrialRecord], *, minimize: bool, metric: str) -> s
         axes.set_ylabel(f"validation {metric}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
 
-    return chart("history", draw, (9.6, 3.2))
+    return {
+        "wide": _svg(chart("history", draw, (9.6, 3.2))),
+        "narrow": _svg(chart("history-narrow", draw, (4.2, 2.9))),
+    }
 
 
 def _parallel(
     trials: Sequence[TrialRecord], options: Sequence[str], best: TrialRecord, *, metric: str
-) -> str:
-    """Parallel coordinates: a line a trial, an axis an option, the value at the right."""
+) -> dict[str, Markup]:
+    """Parallel coordinates: a line a trial, an axis an option, and the value at the right.
+
+    On narrow screens the axes lie one below the other, the value at the bottom.
+    """
     shown = [trial for trial in trials if trial.value is not None]
     scales = [
         _Scale([trial.values.get(name) for trial in shown], log=name in ("lr", "weight_decay"))
@@ -155,7 +164,15 @@ def _parallel(
     ]
     scales.append(_Scale([trial.value for trial in shown], log=False))
 
-    def draw(axes: Axes) -> None:
+    titles = [*(_TITLES.get(name, name) for name in options), metric]
+    label: dict[str, Any] = {
+        "fontsize": 8.5,
+        "color": INK,
+        "textcoords": "offset points",
+        "bbox": {"facecolor": SURFACE, "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
+    }
+
+    def draw_lines(axes: Axes, *, downward: bool) -> None:
         for trial in sorted(shown, key=lambda trial: trial.number == best.number):
             values = [*(trial.values.get(name) for name in options), trial.value]
             line = [scale(value) for scale, value in zip(scales, values, strict=True)]
@@ -164,23 +181,43 @@ def _parallel(
                 style = {"color": C1, "alpha": 0.55, "linewidth": 1.2}
             if trial.number == best.number:
                 style = {"color": C2, "alpha": 1.0, "linewidth": 2.4}
-            axes.plot(range(len(line)), line, **style)
-        for position, scale in enumerate(scales):
-            axes.axvline(position, color=SOFT, linewidth=0.8)
-            for at, label in scale.ticks():
-                axes.annotate(
-                    label, (position, at), xytext=(4, 0), textcoords="offset points", va="center",
-                    fontsize=8.5, color=INK,
-                    bbox={"facecolor": SURFACE, "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
-                )  # fmt: skip
-        axes.set_xticks(range(len(scales)), [*(_TITLES.get(name, name) for name in options), metric])
-        axes.set_yticks([])
-        axes.set_xlim(-0.1, len(scales) - 0.55)
-        axes.set_ylim(-0.06, 1.06)
+            axes.plot(*((line, range(len(line))) if downward else (range(len(line)), line)), **style)
         axes.grid(visible=False)
         axes.spines[["left", "bottom"]].set_visible(False)
 
-    return chart("parallel", draw, (11.0, 4.2))
+    def draw(axes: Axes) -> None:
+        draw_lines(axes, downward=False)
+        for position, scale in enumerate(scales):
+            axes.axvline(position, color=SOFT, linewidth=0.8)
+            for at, text in scale.ticks():
+                axes.annotate(text, (position, at), xytext=(4, 0), va="center", **label)
+        axes.set_xticks(range(len(scales)), titles)
+        axes.set_yticks([])
+        axes.set_xlim(-0.1, len(scales) - 0.55)
+        axes.set_ylim(-0.06, 1.06)
+
+    def draw_downward(axes: Axes) -> None:
+        draw_lines(axes, downward=True)
+        for position, (scale, title) in enumerate(zip(scales, titles, strict=True)):
+            axes.axhline(position, color=SOFT, linewidth=0.8)
+            axes.annotate(
+                title, (0, position), xytext=(0, 6), **label | {"color": SOFT, "fontsize": 9}, zorder=4
+            )
+            ticks = scale.ticks()
+            for number, (at, text) in enumerate(ticks):
+                # Many names stand in two rows.
+                below = -11 if len(ticks) <= _NAMES_IN_A_ROW or number % 2 == 0 else -21
+                side = "left" if at == 0 else "right" if at == 1 else "center"
+                axes.annotate(text, (at, position), xytext=(0, below), ha=side, **label)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(len(scales) - 0.6, -0.3)
+
+    return {
+        "wide": _svg(chart("parallel", draw, (11.0, 4.2))),
+        "narrow": _svg(chart("parallel-narrow", draw_downward, (4.2, 1.05 * len(scales)))),
+    }
 
 
 class _Scale:

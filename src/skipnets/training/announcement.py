@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from skipnets.axes import INPUTS, worded
@@ -16,9 +18,40 @@ from skipnets.training.prepare import Prepared
 from skipnets.training.progress_lines import end_text
 from skipnets.training.speed import training_device
 
+# Reading the images is told of where it takes at least so many seconds.
+_LONG = 5.0
 
-def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
-    """Network, length and settings of a run."""
+
+class Remarks:
+    """Notes and warnings about images that come after they have been surveyed.
+
+    Args:
+        dataset: With those that there are already.
+    """
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self._listing = dataset.listing
+        self._known = len(self._listing.notes), len(self._listing.warnings)
+
+    def new(self) -> list[tuple[str, str]]:
+        """Those since then, each with "note" or "warning"."""
+        notes, warnings = self._known
+        return [
+            *(("note", text) for text in self._listing.notes[notes:]),
+            *(("warning", text) for text in self._listing.warnings[warnings:]),
+        ]
+
+
+def announcement(
+    prepared: Prepared, dataset: ImageDataset, *, remarks: Sequence[tuple[str, str]] = ()
+) -> str:
+    """Network, length and settings of a run.
+
+    Args:
+        prepared: The run.
+        dataset: Its images.
+        remarks: What else there is to say of the images, with what each is called.
+    """
     config, model = prepared.config, prepared.model
     size = "×".join(map(str, config.size))
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -35,26 +68,32 @@ def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
     least = _least_seconds(prepared, dataset)
     if least is None and (seconds := _seconds(prepared, dataset)) is not None:
         length += f"; {end_text(seconds)}"
-    lines = {"network": network, "training": length, f"recipe {config.recipe}": _settings(config)}
+    lines = [("network", network), ("training", length), (f"recipe {config.recipe}", _settings(config))]
+    if prepared.reading.before >= _LONG:
+        took = format_duration(prepared.reading.before)
+        lines.append(("reading", f"the images are read once, which takes about {took}, and held in memory"))
     if least is not None:
-        lines["note"] = (
+        text = (
             f"a time of {config.time} is too short: all this takes about {format_duration(least)}, from the "
             "start of the run to the end of the evaluation, and is the least that makes sense; epochs that "
             "no longer fit are left out"
         )
-    return as_text([properties_table({name: worded(line, dataset.dims) for name, line in lines.items()})])
+        lines.append(("note", text))
+    told = [(name, worded(line, dataset.dims)) for name, line in lines]
+    return as_text([properties_table([*remarks, *told])])
 
 
 def _seconds(prepared: Prepared, dataset: ImageDataset) -> float | None:
     """How long the run will take from now on, where the speed is known."""
     speed, config = prepared.seconds_per_image, prepared.config
-    test = len(dataset.split("test"))
-    if prepared.training_ends is not None and speed is not None:
-        return prepared.training_ends - budget.clock() + budget.finish_seconds(test, speed)
     if speed is None:
         return None
+    test = len(dataset.split("test"))
+    finish = budget.finish_seconds(test, speed, to_read=prepared.reading.seconds_per_image)
+    if prepared.training_ends is not None:
+        return prepared.training_ends - budget.clock() + finish
     epoch = config.epoch_images + budget.VALIDATION_COST * len(dataset.split("val"))
-    return config.epochs * epoch * speed + budget.finish_seconds(test, speed)
+    return prepared.reading.before + config.epochs * epoch * speed + finish
 
 
 def _least_seconds(prepared: Prepared, dataset: ImageDataset) -> float | None:
@@ -63,7 +102,9 @@ def _least_seconds(prepared: Prepared, dataset: ImageDataset) -> float | None:
     if prepared.training_ends is None or speed is None or config.time is None:
         return None
     epoch = config.epoch_images + budget.VALIDATION_COST * len(dataset.split("val"))
-    training, left = config.epochs * epoch * speed, prepared.training_ends - budget.clock()
+    # Beyond the fewest epochs, those that do not fit are left out.
+    training = prepared.reading.before + min(config.epochs, budget.FEWEST_EPOCHS) * epoch * speed
+    left = prepared.training_ends - budget.clock()
     if training <= 1.15 * left:
         return None
     return parse_duration(config.time) - left + training

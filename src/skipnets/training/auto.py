@@ -18,7 +18,7 @@ class Facts:
 
     Attributes:
         images: Number of training images.
-        side: The larger of the input's height and width, in pixels.
+        side: Of the square of as many pixels as the input has; of signals and volumes the largest side.
         passes: How often the training goes through the images.
         batch_size: Images of a step.
         mirrored: 1 where a mirrored image still shows its class, 0 where it does not.
@@ -62,7 +62,7 @@ class Candidate:
 
     Attributes:
         model: Name in the registry.
-        side: Side of the input, in pixels.
+        side: Side of the square of as many pixels as the input has.
     """
 
     model: str
@@ -73,6 +73,9 @@ class Candidate:
 PRETRAINED = ("resnet18", "densenet121", "resnet50")
 # How often a pretrained network is to see each image before a larger one is worth its time.
 PRETRAINED_PASSES = 10
+
+# Without a time, a training takes at least and at most so many seconds.
+SHORTEST_DEFAULT, LONGEST_DEFAULT = 60.0, 3600.0
 
 # The share of the training over which the learning rate rises.
 WARMUP_SHARE = 0.1
@@ -241,7 +244,7 @@ def candidates(side: int, *, fixed: bool) -> tuple[Candidate, ...]:
     """Networks for images, with input sizes, from cheap to costly.
 
     Args:
-        side: The larger side of the images, in pixels.
+        side: Of the square of as many pixels as the images have.
         fixed: Whether the input has this size; otherwise larger images may be shrunk.
     """
     if fixed or side <= KEPT_SIDE:
@@ -294,7 +297,13 @@ def wanted_images(candidate: Candidate, images: int) -> float:
     return _WANTED[candidate.model] * math.sqrt(max(images, 500) / 2500)
 
 
-def default_seconds(images: int, side: float) -> float:
-    """A sensible time for a training where none is given: 1 minute to 1 hour, by the amount of pixels."""
+def default_seconds(images: int, side: float, *, reading: float = 0.0) -> float:
+    """A sensible time for a training where none is given: 1 minute to 1 hour, by the amount of pixels.
+
+    Args:
+        images: Number of training images.
+        side: Of the square of as many pixels as the input has.
+        reading: Seconds that reading all images once takes.
+    """
     amount = images * side**2 / (2000 * 64**2)
-    return min(max(300 * math.sqrt(amount), 60), 3600)
+    return min(max(300 * math.sqrt(amount), SHORTEST_DEFAULT) + reading, LONGEST_DEFAULT)

@@ -28,6 +28,8 @@ VALIDATION_COST = 1 / 3
 # The share of a budget that validation may take; where it would take more, epochs are longer.
 VALIDATION_SHARE = 0.1
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 100
+# An epoch of so many passes is rounded to whole ones.
+_WHOLE_PASSES = 5
 # Loading the best model, drawing and writing, and how much slower than in validation a test image is.
 _FINISH_SECONDS, _TEST_COST = 4.0, 1.5
 # A test image takes at least the time to read it. On an H200, where computing takes none, 11 s followed the
@@ -38,8 +40,10 @@ _TEST_READ_SECONDS = 5e-4
 GPU_START_SECONDS = 5.0
 # The plan changes where so many epochs more or less fit, and by more than this share of those that are left.
 _LEAST_CHANGE, _LEAST_SHARE = 2, 0.1
-# The next epochs are expected to take the mean time of this many before them.
-_RECENT = 5
+# The next epochs are expected to take the mean time of this many before them, or of so many seconds.
+_RECENT, _RECENT_SECONDS = 5, 5.0
+# What epochs took says something after so many seconds.
+_LEAST_SECONDS = 2.0
 # An epoch is given up only where it would overrun the budget by more than this share of itself.
 _TOLERANCE = 0.15
 # Epochs are added only before this share of the training is done: later the rate is already low.
@@ -86,21 +90,36 @@ def plan_epochs(
     if epoch_images is not None:
         epoch_cost = epoch_images + val * VALIDATION_COST
         return EpochPlan(epochs=max(int(affordable / epoch_cost), 1), images=epoch_images)
-    most_epochs = VALIDATION_SHARE * affordable / max(val * VALIDATION_COST, 1e-9)
-    passes = affordable / (train + val * VALIDATION_COST)
-    if passes < FEWEST_EPOCHS:
-        images = (affordable - FEWEST_EPOCHS * val * VALIDATION_COST) / FEWEST_EPOCHS
-        return EpochPlan(epochs=FEWEST_EPOCHS, images=min(max(int(images), batch_size), train))
-    wanted = min(passes, MOST_EPOCHS, max(most_epochs, FEWEST_EPOCHS))
-    repeats = max(round((affordable / wanted - val * VALIDATION_COST) / train), 1)
-    epoch_cost = repeats * train + val * VALIDATION_COST
-    return EpochPlan(epochs=max(int(affordable / epoch_cost), 1), images=repeats * train)
+    validation = val * VALIDATION_COST
+    fewest, most = FEWEST_EPOCHS, float(MOST_EPOCHS)
+    if validation and affordable > batch_size + validation:  # enough for one epoch, at least
+        fewest = min(max(int(affordable / (2 * validation)), 1), FEWEST_EPOCHS)
+        most = min(most, max(VALIDATION_SHARE * affordable / validation, fewest))
+    passes = affordable / (train + validation)
+    if passes < fewest:
+        images = affordable / fewest - validation
+        return EpochPlan(epochs=fewest, images=min(max(int(images), batch_size), train))
+    if passes <= most:
+        images = train
+    else:
+        images = int(affordable / most - validation)
+        if most == MOST_EPOCHS:  # or a little less, of whole passes
+            images = math.ceil(images / train - 0.01) * train
+        elif images >= _WHOLE_PASSES * train:
+            images = images // train * train
+    return EpochPlan(epochs=max(int(affordable / (images + validation) + 1e-6), 1), images=images)
 
 
-def finish_seconds(test: int, seconds_per_image: float) -> float:
-    """How long what follows the last epoch takes: the evaluation of the test images, and the charts."""
-    seconds_per_test_image = max(_TEST_COST * VALIDATION_COST * seconds_per_image, _TEST_READ_SECONDS)
-    return _FINISH_SECONDS + test * seconds_per_test_image
+def finish_seconds(test: int, seconds_per_image: float, *, to_read: float = 0.0) -> float:
+    """How long what follows the last epoch takes: the evaluation of the test images, and the charts.
+
+    Args:
+        test: Number of test images.
+        seconds_per_image: Seconds that a training image takes.
+        to_read: Seconds that reading an image takes, where that was measured.
+    """
+    computing = _TEST_COST * VALIDATION_COST * seconds_per_image
+    return _FINISH_SECONDS + test * max(computing, to_read, _TEST_READ_SECONDS)
 
 
 def corrected_epochs(*, done: int, planned: int, epoch_seconds: float, seconds_left: float) -> int:
@@ -119,6 +138,14 @@ def corrected_epochs(*, done: int, planned: int, epoch_seconds: float, seconds_l
     if fit < left or (left and done < _EXTENDED_UNTIL * planned):
         return done + fit
     return planned
+
+
+def recent_durations(durations: Sequence[float]) -> Sequence[float]:
+    """The last five of the durations of epochs, or more where these took less than five seconds together."""
+    count = _RECENT
+    while count < len(durations) and sum(durations[-count:]) < _RECENT_SECONDS:
+        count += 1
+    return durations[-count:]
 
 
 class TimeBudget(Callback):
@@ -165,15 +192,16 @@ class TimeBudget(Callback):
         self._durations.append(now - self._epoch_started)
         self._epoch_started = now
         # The first epoch starts the workers, too: it counts where there is no other.
-        recent = (self._durations[1:] or self._durations)[-_RECENT:]
+        recent = recent_durations(self._durations[1:] or self._durations)
         epochs = corrected_epochs(
             done=done,
             planned=self.config.epochs,
             epoch_seconds=statistics.fmean(recent),
             seconds_left=self.ends - now,
         )
-        if done == 1 and epochs > FEWEST_EPOCHS:
-            epochs = self.config.epochs  # enough fit to wait for a second one
+        early = done == 1 or sum(self._durations) < _LEAST_SECONDS
+        if early and epochs - done >= FEWEST_EPOCHS:
+            epochs = self.config.epochs  # enough fit to wait for another one
         epochs = trainer.strategy.broadcast(epochs)
         if epochs == self.config.epochs:
             return

@@ -11,6 +11,7 @@ from typing import Any
 
 from skipnets.data.dataset import ImageDataset
 from skipnets.duration import parse_duration
+from skipnets.machine import usable_cores
 from skipnets.models.registry import ModelConfig
 from skipnets.training import budget
 from skipnets.training.auto import (
@@ -26,6 +27,7 @@ from skipnets.training.auto import (
 )
 from skipnets.training.config import Precision, TrainConfig
 from skipnets.training.mirroring import keeps_class_mirrored
+from skipnets.training.reading import NOT_MEASURED, Reading, ReadingCost, seconds_to_read
 from skipnets.training.recipes import RECIPES
 from skipnets.training.speed import device_count, seconds_per_image, training_device
 
@@ -51,12 +53,14 @@ class Choice:
         training_ends: The time on `budget.clock` at which training must have ended; None where the number of
             epochs is given.
         seconds_per_image: Of a training image; None where it was not measured.
+        reading: What reading the images adds, where it was measured.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     precision: Precision
     training_ends: float | None = None
     seconds_per_image: float | None = None
+    reading: Reading = NOT_MEASURED
 
 
 def choose(
@@ -64,6 +68,7 @@ def choose(
     dataset: ImageDataset,
     *,
     sides: tuple[int, ...],
+    channels: int,
     default_model: str,
     networks: Sequence[str] = (),
     network: Callable[[str], ModelConfig],
@@ -76,6 +81,7 @@ def choose(
         config: As the user gave it.
         dataset: The data set with its splits.
         sides: Height and width of the input, if nothing is chosen; those of signals and volumes.
+        channels: Of the input.
         default_model: The network where none is given or chosen.
         networks: Those to choose from that the weights are published for, from cheap to costly.
         network: The configuration of a name, for the data's classes and channels.
@@ -88,7 +94,7 @@ def choose(
     if not (timed or by_rules):
         return Choice(precision=precision)
     train, val, test = (dataset.split(name) for name in ("train", "val", "test"))
-    side = max(sides)
+    side = typical_side(sides)
     facts = Facts(
         images=len(train),
         side=side,
@@ -104,11 +110,23 @@ def choose(
         config.batch_size or values.get("batch_size") or RECIPES[config.recipe or "auto"]["batch_size"]
     )
     facts = dataclasses.replace(facts, batch_size=batch_size)
-    # A volume counts as the image of as many pixels.
-    pixels_side = side if dataset.dims == 2 else math.sqrt(math.prod(sides))
-    total = parse_duration(config.time) if config.time else default_seconds(len(train), pixels_side)
     device = training_device(config.accelerator)
     together = device_count(config.devices, config.accelerator) > 1
+    workers = min(max(usable_cores() if config.workers is None else config.workers, 1), usable_cores())
+    # Processes that train together must decide alike.
+    to_read = 0.0 if together else seconds_to_read(train, sides, channels=channels) / workers
+    cost = ReadingCost(train, others=len(val), channels=channels, to_read=to_read, workers=workers)
+
+    def with_reading(seconds: float, size: tuple[int, ...], augmentation: str | None) -> float:
+        # Reading and computing take turns on a processor, and go on at once beside a GPU.
+        each = cost.of_each(size, augmentation)
+        return seconds + each if device.type == "cpu" else max(seconds, each)
+
+    if config.time:
+        total = parse_duration(config.time)
+    else:  # a volume counts as the image of as many pixels
+        read_once = to_read * len(dataset) if cost.is_held(sides, config.augmentation) else 0.0
+        total = default_seconds(len(train), math.sqrt(math.prod(sides)), reading=read_once)
 
     def measured(candidate: Candidate, precision: Precision) -> float:
         measured_network, size = network(candidate.model), _scaled(sides, candidate.side)
@@ -122,7 +140,7 @@ def choose(
             precision=precision,
             channels_last=config.channels_last is not False and dataset.dims == 2,
         )
-        return seconds + STEP_SECONDS / batch_size
+        return with_reading(seconds + STEP_SECONDS / batch_size, size, config.augmentation)
 
     def fastest_precision(candidate: Candidate) -> Precision:
         if config.precision != "auto" or device.type != "cpu" or together:
@@ -150,49 +168,84 @@ def choose(
             chosen = ladder[0]
         else:
             chosen, speed = choose_network(
-                ladder, lambda candidate: measured(candidate, precision), wanted=wanted, seconds=total
+                ladder,
+                lambda candidate: measured(candidate, precision),
+                wanted=wanted,
+                seconds=total - cost.before(sides, config.augmentation),
             )
         values["model"] = chosen.model
         if chosen.side != side:
-            values["size"] = _scaled(sides, chosen.side)
+            sides = values["size"] = _scaled(sides, chosen.side)
             facts = dataclasses.replace(facts, side=chosen.side)
+            # Of small images, batches may be larger than what was measured with.
+            values |= apply_rules(facts, ("batch",))
+            batch_size = config.batch_size or values["batch_size"]
+            facts = dataclasses.replace(facts, batch_size=batch_size)
     elif timed and not together:
         given = Candidate(model=config.model or default_model, side=side)
         precision = fastest_precision(given)
         speed = measured(given, precision)
 
-    ends = None
-    epochs, images = config.epochs or 0, config.epoch_images or len(train)
-    if timed:
+    def plan_with(speed: float | None, augmentation: str | None) -> tuple[budget.EpochPlan, float]:
         expected = _ASSUMED_SECONDS_PER_IMAGE if speed is None else speed
-        ends = started + total - budget.finish_seconds(len(test), expected)
+        ends = started + total - budget.finish_seconds(len(test), expected, to_read=to_read)
         starting = budget.GPU_START_SECONDS if device.type == "cuda" else 0.0
+        left = ends - budget.clock() - starting - cost.before(sides, augmentation)
         plan = budget.plan_epochs(
             len(train),
             len(val),
             seconds_per_image=expected,
-            seconds=total if together else ends - budget.clock() - starting,
+            seconds=total if together else left,
             batch_size=batch_size,
             epoch_images=config.epoch_images,
         )
-        epochs, images = plan.epochs, plan.images
-        values |= {
-            "time": config.time or f"{total:.0f}s",
-            "epochs": epochs,
-            "epoch_images": images,
-        }
+        return plan, ends
+
+    def rules_with(plan: budget.EpochPlan) -> dict[str, Any]:
+        passes = plan.epochs * plan.images / len(train)
+        return apply_rules(dataclasses.replace(facts, passes=passes)) if automatic else {}
+
+    ends = None
+    plan = budget.EpochPlan(epochs=config.epochs or 0, images=config.epoch_images or len(train))
+    if timed:
+        plan, ends = plan_with(speed, config.augmentation)
+    rules = rules_with(plan)
+    augmentation = config.augmentation or rules.get("augmentation")
+    if speed is not None and config.augmentation is None and cost.of_each(sides, augmentation):
+        # Such an augmentation reads or varies images one by one: is it still right for what then fits?
+        slower = with_reading(speed, sides, augmentation)
+        other_plan, other_ends = plan_with(slower, augmentation) if timed else (plan, ends)
+        rules = rules_with(other_plan)
+        if rules.get("augmentation") == augmentation:
+            speed, plan, ends = slower, other_plan, other_ends
+    values |= rules
+    if timed:
+        values["time"] = config.time or f"{total:.0f}s"
+        values |= {"epochs": plan.epochs, "epoch_images": plan.images}
+    if automatic:
+        values["warmup"] = WARMUP_SHARE * plan.epochs
     if together and (timed or "model" in values):
         _tell_unmeasured(values.get("model"), timed=timed)
-    facts = dataclasses.replace(facts, passes=epochs * images / len(train))
-    if automatic:
-        values |= apply_rules(facts)
-        values["warmup"] = WARMUP_SHARE * epochs
-    return Choice(values=values, precision=precision, training_ends=ends, seconds_per_image=speed)
+    before = cost.before(sides, config.augmentation or rules.get("augmentation"))
+    return Choice(
+        values=values,
+        precision=precision,
+        training_ends=ends,
+        seconds_per_image=speed,
+        reading=Reading(seconds_per_image=to_read, before=before),
+    )
+
+
+def typical_side(sides: tuple[int, ...]) -> int:
+    """The side of the square of as many pixels as an image; of signals and volumes the largest side."""
+    return round(math.sqrt(math.prod(sides))) if len(sides) == 2 else max(sides)
 
 
 def _scaled(sides: tuple[int, ...], side: int) -> tuple[int, ...]:
-    """Height and width in the same ratio, of which the larger one is `side`."""
-    return tuple(max(round(part * side / max(sides)), 1) for part in sides)
+    """Height and width in the same ratio, with the pixels of a square of `side`."""
+    if typical_side(sides) == side:
+        return sides
+    return tuple(max(round(part * side / typical_side(sides)), 1) for part in sides)
 
 
 def _tell_unmeasured(model: str | None, *, timed: bool) -> None:

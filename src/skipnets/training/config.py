@@ -224,7 +224,8 @@ class TrainConfig:
 
     size: Annotated[Side | tuple[Side, ...] | None, BeforeValidator(_sides)] = None
     """Input height and width, in pixels; of volumes depth, height and width, of signals the length. Default:
-    the images' own up to 64, otherwise 224; of volumes their usual proportions with 64 at most; of signals
+    the images' own up to 64, otherwise 224, or with the recipe auto what fits the time, up to as many pixels
+    and elongated where nearly all images are; of volumes their usual proportions with 64 at most; of signals
     the longest, 4096 at most."""
     fit: Literal["pad", "crop", "stretch", "center"] | None = None
     """How an image of another shape is brought to that size: pad (all of it, proportions kept), crop (its

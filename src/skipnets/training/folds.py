@@ -43,7 +43,7 @@ from skipnets.evaluation.regression_out_of_fold import (
 )
 from skipnets.evaluation.thresholds import ThresholdRule
 from skipnets.training import budget
-from skipnets.training.announcement import announcement
+from skipnets.training.announcement import Remarks, announcement
 from skipnets.training.checks import check_images
 from skipnets.training.config import FIELDS, TrainConfig
 from skipnets.training.extending import extend, extended_config
@@ -105,13 +105,14 @@ def train_folds(
     # Given epochs, as in the file of a run that is repeated, go before the time that they came from.
     seconds = None if config.time is None or config.epochs is not None else parse_duration(config.time)
     of_first = config if seconds is None else _within(config, seconds / config.folds)
+    remarks = Remarks(folds.dataset)
+    say(str(survey(folds.dataset, config.data, most=_HEADERS_READ)))  # before what takes long
+    say(_line(first, folds))
     prepared = prepare(_fold_config(of_first, run.fold(1), 1), first, supplied=supplied.for_run())
     folds = dataclasses.replace(
         folds, dataset=dataclasses.replace(folds.dataset, contents=contents(folds.dataset))
     )
-    say(str(survey(folds.dataset, config.data, most=_HEADERS_READ)))
-    say(_line(first, folds))
-    say(f"in each fold:\n{announcement(prepared, first)}")
+    say(f"in each fold:\n{announcement(prepared, first, remarks=remarks.new())}")
     prepared, search = with_found_rate(prepared, first, say, supplied)
     begin(run, _resolved(config, prepared.config, len(first.split("train"))), folds.write)
     if search is not None:
@@ -119,7 +120,10 @@ def train_folds(
     ends = None
     if seconds is not None:
         predicted = int((folds.numbers == 0).sum()) * folds.count  # by the ensemble, at last
-        ends = started + seconds - budget.finish_seconds(predicted, prepared.seconds_per_image or 0.0)
+        ends = started + seconds
+        ends -= budget.finish_seconds(
+            predicted, prepared.seconds_per_image or 0.0, to_read=prepared.reading.seconds_per_image
+        )
     return _train_missing(
         run,
         folds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ from skipnets.training.execution import choose_execution
 from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.own_measures import check_loss
 from skipnets.training.own_network import check_step, usable_channels_last
+from skipnets.training.reading import NOT_MEASURED, Reading, sample_size
 from skipnets.training.recipes import RECIPES, with_recipe
 from skipnets.training.regression import check_not_regression, target_scales, with_regression_defaults
 from skipnets.training.supplied import (
@@ -62,9 +64,13 @@ logger = logging.getLogger("skipnets")
 SMALL = 64
 LARGE_SIZE = 224
 SMALL_MODEL, LARGE_MODEL = "densenet_bc40_k12", "densenet121"
-# How many images are read for size, mean and standard deviation.
+# How many images are read for size, mean and standard deviation; fewer where each is large, as in time.
 SAMPLE = 512
 _VOLUMES = 64  # each has more values
+# From this ratio on of the largest class to the smallest, training says that they are unequal.
+_UNEQUAL = 10
+# Images of which so many are elongated in one direction are shown so, up to 2 to this power.
+_ALIKE_SHARE, _MOST_ELONGATED = 0.9, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +85,7 @@ class Prepared:
             training must have ended.
         seconds_per_image: Seconds of a training image on the device, where they were measured.
         teacher: Another classifier that the network learns from as well.
+        reading: What reading the images adds, where it was measured.
     """
 
     config: ResolvedConfig
@@ -87,6 +94,7 @@ class Prepared:
     training_ends: float | None = None
     seconds_per_image: float | None = None
     teacher: Teacher | None = None
+    reading: Reading = NOT_MEASURED
 
 
 def prepare(
@@ -128,6 +136,7 @@ def prepare(
     )  # and is made by an import or a program
     if own is None and load_weights and not is_own:
         config, expected = _with_network_of_weights(config)
+    _note_unequal_classes(config, train)
     automatic = config.recipe in (None, "auto")
     networks: tuple[str, ...] = ()
     if automatic and config.model is None and not config.model_options and dataset.dims == 2:
@@ -152,8 +161,9 @@ def prepare(
             f"dims={options['dims']}: must be {dataset.dims}, as the data are {INPUTS[dataset.dims]}"
         )
     precision = resolve_precision(config.precision, config.accelerator)
-    kept = LARGE_SIZE if automatic and config.weights is None else SMALL
-    natural = config.size or (LARGE_SIZE if networks else natural_size(train, kept=kept))
+    own_sides = automatic and config.weights is None
+    kept = LARGE_SIZE if own_sides else SMALL
+    natural = config.size or (LARGE_SIZE if networks else natural_size(train, kept=kept, elongated=own_sides))
     small = max(_pair(natural)) <= SMALL
     static_model = SMALL_MODEL if small and config.weights is None else LARGE_MODEL
     static_model = RECIPES[config.recipe or "auto"].get("model", static_model)
@@ -161,6 +171,7 @@ def prepare(
         config,
         dataset,
         sides=_pair(natural),
+        channels=channels,
         default_model=static_model,
         networks=networks,
         network=lambda name: custom or model_config(name, **options),
@@ -267,6 +278,7 @@ def prepare(
         preprocessing=preprocessing,
         training_ends=chosen.training_ends,
         seconds_per_image=chosen.seconds_per_image,
+        reading=chosen.reading,
         teacher=None if config.teacher is None else _teacher(config.teacher, config, dataset, preprocessing),
     )
 
@@ -277,6 +289,21 @@ def _with_task_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConf
         return with_regression_defaults(config, dataset)
     check_not_regression(config)
     return with_label_defaults(config, dataset)
+
+
+def _note_unequal_classes(config: TrainConfig, train: ImageDataset) -> None:
+    """Say how to count rare classes for more, where accuracy hardly depends on them and nothing was asked."""
+    if train.task != "single-label" or config.imbalance is not None:
+        return
+    counts = train.counts()
+    most, least = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max()).argmin())
+    if counts[most] >= _UNEQUAL * counts[least]:
+        text = (
+            f"{train.classes[most]} has {counts[most]:,} training images, {train.classes[least]} "
+            f"{counts[least]:,}: accuracy says little of rare classes; --imbalance weighted-loss makes each "
+            "class count the same"
+        )
+        train.listing.notes.append(worded(text, train.dims))
 
 
 def _teacher(path: str, config: TrainConfig, dataset: ImageDataset, preprocessing: Preprocessing) -> Teacher:
@@ -344,7 +371,7 @@ def _network_of(weights: str | None) -> ModelConfig | None:
     return config if config.name in REGISTRY else None
 
 
-def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, ...] | int:
+def natural_size(train: ImageDataset, *, kept: int = SMALL, elongated: bool = False) -> tuple[int, ...] | int:
     """The size to show images at: their own where they are small, otherwise at most 224.
 
     Signals and volumes keep their own.
@@ -355,6 +382,8 @@ def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, ...] |
     Args:
         train: The training images.
         kept: Up to this side, larger images keep their typical size; above it they are shown at 224.
+        elongated: Whether images of which nearly all are at least twice as wide as high, or as high as wide,
+            are shown so (up to eight times), in as many pixels as the square has.
     """
     if isinstance(train, VolumeDataset):
         return train.sides
@@ -373,10 +402,29 @@ def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, ...] |
         width, height = (max(side) for side in zip(*sizes, strict=True))
     if max(height, width) <= SMALL:
         return (int(height), int(width))
-    typical = (
-        max(height, width) if train.images is not None else int(np.median([max(side) for side in sizes]))
-    )
+    if train.images is not None:
+        sizes = [(width, height)]
+    if elongated and (found := _elongated(sizes, kept)):
+        return found
+    typical = int(np.median([max(side) for side in sizes]))
     return typical if typical <= kept else LARGE_SIZE
+
+
+def _elongated(sizes: Sequence[tuple[int, int]], kept: int) -> tuple[int, int] | None:
+    """Height and width where nearly all images are elongated in the same direction; otherwise None.
+
+    Args:
+        sizes: Width and height of each.
+        kept: The side of the square of at most as many pixels.
+    """
+    widths, heights = np.array(sizes, dtype=np.float64).T
+    shapes = np.log2(widths / heights)
+    usual = float(np.median(shapes))
+    if abs(usual) < 1 or np.mean(shapes * np.sign(usual) >= 1) < _ALIKE_SHARE:
+        return None
+    shape = 2 ** float(np.clip(usual, -_MOST_ELONGATED, _MOST_ELONGATED))
+    pixels = min(float(np.median(widths * heights)), kept**2)
+    return round(math.sqrt(pixels / shape)), round(math.sqrt(pixels * shape))
 
 
 def _channels(train: ImageDataset, *, pretrained: bool) -> int:
@@ -516,7 +564,9 @@ def _sample(count: int, most: int) -> list[int]:
 
 def _looked_at(train: ImageDataset) -> list[int]:
     """Positions of the images that window, mean and standard deviation are measured on."""
-    return _sample(len(train), SAMPLE if train.dims != 3 else _VOLUMES)
+    if train.dims != 2:
+        return _sample(len(train), SAMPLE if train.dims == 1 else _VOLUMES)
+    return _sample(len(train), sample_size(train, SAMPLE))
 
 
 def _pair(size: int | tuple[int, ...]) -> tuple[int, ...]:

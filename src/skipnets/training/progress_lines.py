@@ -25,10 +25,12 @@ class ExpectedEnd(Callback):
     Args:
         test: Number of test images, which are evaluated at the end.
         batch_size: Images of a step.
+        to_read: Seconds that reading an image takes, where that was measured.
     """
 
-    def __init__(self, *, test: int, batch_size: int) -> None:
+    def __init__(self, *, test: int, batch_size: int, to_read: float = 0.0) -> None:
         self.test = test
+        self.to_read = to_read
         self.batch_size = batch_size
         self._steps = self._validations = self._done = 0
         self._training = self._validation = 0.0
@@ -52,7 +54,8 @@ class ExpectedEnd(Callback):
             if self._validations
             else sum(trainer.num_val_batches) * VALIDATION_COST * self.seconds_per_step
         )
-        finish = finish_seconds(self.test, self.seconds_per_step / self.batch_size)
+        seconds_per_image = self.seconds_per_step / self.batch_size
+        finish = finish_seconds(self.test, seconds_per_image, to_read=self.to_read)
         return steps_left * self.seconds_per_step + epochs_left * validation + finish
 
     @override

@@ -45,6 +45,10 @@ LOWEST, HIGHEST = 1e-5, 10.0
 STEPS = 100
 # The first losses are those of random weights at rates that change nothing.
 _SKIPPED = 10
+# How much of the average loss each step keeps.
+_KEPT = 0.98
+# The plot ends so far above the first loss, in units of how far the loss falls: beyond, it only diverges.
+_SHOWN_RISE = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +74,22 @@ class RateSearch:
             axes.axvline(self.suggestion, color=PAPER.validation, linewidth=1.2)
             axes.annotate(
                 f"{self.suggestion:.2g}, the steepest descent",
-                (self.suggestion, float(self.losses.max())),
+                (self.suggestion, 1),
+                xycoords=("data", "axes fraction"),
                 xytext=(6, -4),
                 textcoords="offset points",
                 color=PAPER.validation,
                 va="top",
             )
             axes.set_xscale("log")
-            axes.set_xlabel("learning rate")
+            axes.set_xlabel("learning rate, which rises from step to step")
+            axes.set_ylabel("training loss, averaged")
             axes.set_title("Training loss as the learning rate rises")
+            sound = self.losses[np.isfinite(self.losses)]
+            fall = max(float(sound[0] - sound.min()), 0.05 * float(sound[0]))
+            axes.set_ylim(
+                sound.min() - 0.2 * fall, min(sound.max(), sound[0] + _SHOWN_RISE * fall) + 0.2 * fall
+            )
             with atomic_path(path) as temporary:
                 figure.savefig(temporary)
 
@@ -93,10 +104,13 @@ class _AtOneRate(pl.LightningModule):
     def __init__(self, task: ClassificationTask) -> None:
         super().__init__()
         self.task = task
+        self.losses: list[Tensor] = []
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.task.training_step(batch, batch_idx)
+        loss = self.task.training_step(batch, batch_idx)
+        self.losses.append(loss.detach())
+        return loss
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -163,10 +177,11 @@ def find_rate(prepared: Prepared, dataset: ImageDataset, supplied: Supplied | No
             limit_val_batches=0,
             use_distributed_sampler=False,
         )
+        at_one_rate = _AtOneRate(task)
         try:
             with _progress_on_terminals_alone():
                 finder = Tuner(trainer).lr_find(
-                    _AtOneRate(task),
+                    at_one_rate,
                     datamodule=data,
                     min_lr=LOWEST,
                     max_lr=HIGHEST,
@@ -176,8 +191,21 @@ def find_rate(prepared: Prepared, dataset: ImageDataset, supplied: Supplied | No
         finally:
             data.close()
     assert finder is not None
-    rates, losses = (np.array(finder.results[name], dtype=np.float64) for name in ("lr", "loss"))
+    # The finder's own averages begin at half of the first loss: they are corrected for one step too many.
+    steps = np.array([float(loss) for loss in at_one_rate.losses[config.accumulate - 1 :: config.accumulate]])
+    rates = np.array(finder.results["lr"], dtype=np.float64)[: len(steps)]
+    losses = averaged(steps[: len(rates)])
     return RateSearch(rates=rates, losses=losses, suggestion=steepest(rates, losses))
+
+
+def averaged(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(S,) at each step the mean of the losses so far, of which older ones count less."""
+    found = np.empty(len(losses))
+    total = weight = 0.0
+    for step, loss in enumerate(losses):
+        total, weight = _KEPT * total + loss, _KEPT * weight + 1
+        found[step] = total / weight
+    return found
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from skipnets.data.volume_augmentation import AUGMENTATIONS_OF
 from skipnets.errors import UserError, needs_extra
 from skipnets.training.auto import candidates
+from skipnets.training.choice import typical_side
 from skipnets.training.config import ResolvedConfig, TrainConfig
 
 with needs_extra("tune"):
@@ -45,7 +46,7 @@ def search_space(
     """
     networks: Sequence[str] = ()
     if config.model is None and config.weights is None and not config.model_options:
-        names = [option.model for option in candidates(max(default.size), fixed=True)]
+        names = [option.model for option in candidates(typical_side(default.size), fixed=True)]
         networks = _with(default.model, names)
     batch_sizes = [size for size in _BATCH_SIZES if size <= max(train_images * _BATCH_SHARE, 16)]
     every: Mapping[str, BaseDistribution] = {

@@ -42,6 +42,7 @@ from skipnets.files import atomic_path
 from skipnets.machine import usable_cores
 from skipnets.tables import Display, make_table, properties_table
 from skipnets.training import budget
+from skipnets.training.announcement import Remarks
 from skipnets.training.callbacks import MONITORED, best_row
 from skipnets.training.components import with_components
 from skipnets.training.config import BestBy, ResolvedConfig, TrainConfig, config_to_yaml, read_config
@@ -249,10 +250,13 @@ def _tune(
         time=None if each is None else f"{each:.0f}s",
         splits=folder / run_folder.SPLITS,
     )
+    remarks = Remarks(dataset)
+    _say(str(survey(dataset, config.data, most=_HEADERS_READ)))  # before what takes long
     default = prepare(base, _without_test(dataset), supplied=supplied.for_run()).config
+    for name, text in remarks.new():
+        _say(f"{name}: {text}")
     space = search_space(base, default, train_images=len(dataset.split("train")))
     base = _with_fixed(base, default, varied=space)
-    _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
     dataset.write_splits(folder / run_folder.SPLITS)
     _write(folder / BASE, base)
     study = open_study(folder, minimize=Tuning(folder).minimize)
