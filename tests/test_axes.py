@@ -16,5 +16,6 @@ def test_a_text_about_images_is_told_of_signals_and_volumes() -> None:
     text = "an image of 12 images, 3 ms an image; imagenet-images are ImageNet's"
     assert worded(text, 2) == text
     assert worded(text, 1) == "a signal of 12 signals, 3 ms a signal; imagenet-signals are ImageNet's"
-    assert worded("Images; no image.", 3) == "Images; no volume."
+    assert worded("Images; no image.", 3) == "Volumes; no volume."
+    assert worded("An image of ImageNet", 1) == "A signal of ImageNet"
     assert worded("fewer than images", 3) == "fewer than volumes"

@@ -157,7 +157,7 @@ def test_each_network_of_an_ensemble_counts_as_one(
         ensemble.probabilities(ensemble.preprocess(IMAGES)), expected, rtol=1e-4, atol=1e-6
     )
     assert f"{both} is an ensemble: each of its 2 networks counts as one" in made.notes
-    assert any(note.startswith("no image is left to evaluate the ensemble on") for note in made.notes)
+    assert any(note.startswith("no images are left to evaluate the ensemble on") for note in made.notes)
 
 
 def test_calibration_is_left_out_and_can_be_renewed(runs: list[Path], data: Path, tmp_path: Path) -> None:

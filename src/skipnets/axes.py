@@ -25,8 +25,12 @@ def worded(text: str, dims: int) -> str:
         'a volume of 12 volumes'
         >>> worded("fewer than images", 1)
         'fewer than signals'
+        >>> worded("Images a second", 3)
+        'Volumes a second'
     """
-    noun = INPUTS[dims].removesuffix("s")
     if dims == 2:
         return text
-    return re.sub(r"\bimage(s?)\b", rf"{noun}\1", re.sub(r"\ban (?=image\b)", "a ", text))
+    noun = INPUTS[dims].removesuffix("s")
+    text = re.sub(r"\b([Aa])n (?=image\b)", r"\1 ", text)
+    text = re.sub(r"\bimage(s?)\b", rf"{noun}\1", text)
+    return re.sub(r"\bImage(s?)\b", rf"{noun.capitalize()}\1", text)

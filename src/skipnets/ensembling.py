@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipnets import run_folder
+from skipnets.axes import INPUTS
 from skipnets.classifier import Classifier, describe, load
 from skipnets.data.splits import SPLITS, SplitRow, read_split_rows, write_splits
 from skipnets.description import CLASS_NOUNS
@@ -69,7 +70,8 @@ class MadeEnsemble(Display):
         }
         if self.images is not None:
             shown = ", ".join(f"{name} {self.images[name]:,}" for name in SPLITS)
-            rows["images"] = f"{shown}, for all networks together"
+            kind = INPUTS[self.classifier.preprocessing.dims]
+            rows[kind] = f"{shown}, for all networks together"
         rows["written"] = str(self.folder / run_folder.MODEL)
         return [properties_table(rows), *(properties_table({"note": note}) for note in self.notes)]
 
@@ -141,7 +143,7 @@ def make_ensemble(
     records = [_record(name, classifier) for name, classifier in zip(names, loaded, strict=True)]
     known = [record for record in records if record is not None]
     rows = _joined(known) if len(known) == len(records) else None
-    notes += _notes_on_images(names, records, rows)
+    notes += _notes_on_images(names, records, rows, INPUTS[loaded[0].preprocessing.dims])
     images = None if rows is None else {split: _count(rows, split) for split in SPLITS}
     ensemble = Classifier.from_members(members, provenance=_provenance(members, known, images))
     with atomic_path(folder) as temporary:
@@ -236,34 +238,34 @@ def _count(rows: Sequence[SplitRow], split: str) -> int:
 
 
 def _notes_on_images(
-    names: Sequence[str], records: Sequence[_Record | None], rows: Sequence[SplitRow] | None
+    names: Sequence[str], records: Sequence[_Record | None], rows: Sequence[SplitRow] | None, kind: str
 ) -> list[str]:
-    """What the networks' images mean for an evaluation of the ensemble."""
+    """What the networks' images, or what `kind` calls them, mean for an evaluation of the ensemble."""
     if rows is None:
         unknown = [name for name, record in zip(names, records, strict=True) if record is None]
         return [
             f"{listed(unknown)} {'is' if len(unknown) == 1 else 'are'} in no run folder, so it is not known "
-            "which images the ensemble has seen: evaluate and calibrate it on images that you know are new"
+            f"which {kind} the ensemble has seen: evaluate and calibrate it on {kind} that you know are new"
         ]
     known = [record for record in records if record is not None]
     if not _same_data(known):
         return [
-            "the networks were trained on different data: name the images to evaluate the ensemble on; those "
-            "that one of the networks has seen are counted"
+            f"the networks were trained on different data: name the {kind} to evaluate the ensemble on; "
+            "those that one of the networks has seen are counted"
         ]
     notes = []
     for split, use, seen in (("test", "evaluate", "trained or chosen"), ("val", "calibrate", "trained")):
         least = min(_count(record.rows, split) for record in known)
         common = _count(rows, split)
         if common == 0:
-            notes.append(f"no image is left to {use} the ensemble on: each has {seen} one of the networks")
+            notes.append(f"no {kind} are left to {use} the ensemble on: each has {seen} one of the networks")
         elif common < least:
             notes.append(
-                f"{common:,} images are left to {use} the ensemble on: other {split} images of one network "
+                f"{common:,} {kind} are left to {use} the ensemble on: other {split} {kind} of one network "
                 f"have {seen} another"
             )
         if common < least:
-            notes[-1] += "; runs with one splits.csv (skipnets train --splits) have the same images"
+            notes[-1] += f"; runs with one splits.csv (skipnets train --splits) have the same {kind}"
     return notes
 
 

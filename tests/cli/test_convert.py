@@ -63,6 +63,8 @@ def test_published_labels_need_no_option(tmp_path: Path, run: Run, monkeypatch: 
 
 def test_bad_input_is_one_line(weights: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "names.txt").write_bytes(b"\xff\xfe\xff")
+    existing = tmp_path / "mine.safetensors"
+    existing.write_text("hours of training")
     for words, message in (
         (["--output", "m.onnx"], "--output=m.onnx: must end in .safetensors"),
         (["--output", "m.safetensors"], "--model must be given, "),
@@ -71,8 +73,11 @@ def test_bad_input_is_one_line(weights: Path, tmp_path: Path, run: Run) -> None:
             "must be a text file with a name",
         ),
         (["--classes", "a", "b", "c", *GIVEN, "--output", "m.safetensors"], "must have a head for 3 classes"),
+        ([*GIVEN, "--output", existing], f"--output={existing}: already exists; remove it or name another"),
+        ([*GIVEN, "--output", existing / "m.safetensors"], "cannot be written"),
     ):
         result = run("convert", weights, *words)
         assert result.status == 2
         assert message in result.err
         assert result.out == ""
+    assert existing.read_text() == "hours of training"

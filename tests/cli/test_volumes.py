@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -62,6 +63,18 @@ def write_solids(root: Path, count: int = 48) -> Path:
             nibabel.save(nibabel.Nifti1Image(turned, np.eye(4)), path.with_suffix(".nii.gz"))
     (root / "ball/broken.npy").write_bytes(b"\x93NUMPY")
     return root
+
+
+def visible(page: str) -> str:
+    """What a reader of a page sees, without settings."""
+    page = re.sub(r"<(style|pre)\b.*?</\1>", "", page, flags=re.DOTALL)
+    titles = " ".join(re.findall(r'data-title="([^"]*)"', page))
+    return " ".join(re.sub(r"<[^>]*>", " ", page).split()) + titles
+
+
+def speaks_of_images(text: str) -> list[str]:
+    """Where a text has the word."""
+    return re.findall(r".{0,40}\bimages?\b.{0,40}", text, flags=re.IGNORECASE)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -187,11 +200,14 @@ def test_a_report_a_search_and_exports(trained_solids: Path, solids: Path, tmp_p
     assert run("report", trained_solids, "--output", tmp_path / "report.html").status == 0
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/jpeg") > 4
+    assert speaks_of_images(visible(page)) == []
     (solids / "ball/broken.npy").unlink()
     sheet = tmp_path / "similar.png"
     assert run("search", trained_solids, solids, solids / "rod/01.npy", "--output", sheet).status == 0
     with Image.open(sheet) as image:
         assert image.width > 1000
+    similar = run("search", trained_solids, solids, solids / "rod/01.npy", "--output", tmp_path / "s.html")
+    assert speaks_of_images(similar.out + visible((tmp_path / "s.html").read_text())) == []
     classifier = load(trained_solids)
     batch = classifier.preprocess([solids / "rod/01.npy", solids / "ball/00.nii.gz"])
     for file_format, path in (("onnx", tmp_path / "m.onnx"), ("openvino", tmp_path / "m")):
@@ -203,6 +219,75 @@ def test_a_report_a_search_and_exports(trained_solids: Path, solids: Path, tmp_p
     said = " ".join(result.out.split())
     assert "volumes of 12×12×12" in said
     assert "skipnets, OpenVINO int8" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
+def test_nothing_that_is_said_of_volumes_in_folds_speaks_of_images(task: str, tmp_path: Path, run) -> None:
+    solids = write_solids(tmp_path / "solids")
+    (solids / "ball/broken.npy").unlink()
+    columns = {"single-label": "label", "multi-label": "ball,rod", "regression": "size,bright"}
+    lines = [f"path,split,patient_id,{columns[task]}"]
+    for number, path in enumerate(sorted(solids.rglob("[0-9]*"))):
+        ball = path.parent.name == "ball"
+        values = {
+            "single-label": path.parent.name,
+            "multi-label": f"{ball:d},{'' if number == 3 else 1 - ball}",
+            "regression": f"{number},{'' if number == 5 else 3 * ball + number % 4}",
+        }
+        split = "test" if number // 2 % 4 == 0 else "train"
+        lines.append(f"{path.relative_to(tmp_path)},{split},{number // 2},{values[task]}")
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(lines))
+    words = ["--targets", "size", "bright"] if task == "regression" else []
+    words += ["--task", task, "--dims", 3, "--size", 12, "--batch-size", 8, "--augmentation", "shift"]
+    words += ["--group-column", "patient_id", *QUICK]
+    folders = []
+    for seed in (0, 1):
+        out = tmp_path / f"run{seed}"
+        again = ["--splits", folders[0] / "splits.csv"] if folders else []
+        trained = run(
+            "train", manifest, *words, *again, "--folds", 2, "--epochs", 1, "--seed", seed, "--out", out
+        )
+        assert trained.status == 0, trained.err
+        assert speaks_of_images(trained.out + trained.err) == []
+        assert "volumes" in trained.out
+        folders.append(out)
+    assert run("report", folders[0]).status == 0
+    page = visible((folders[0] / "report.html").read_text())
+    assert "volumes in 2 folds" in page
+    assert speaks_of_images(page) == []
+    compared = run("compare", *folders)
+    assert compared.status == 0, compared.err
+    assert speaks_of_images(compared.out + compared.err) == []
+    assert "volumes" in compared.out
+
+
+@pytest.mark.slow
+def test_volumes_of_other_channels_are_left_out_of_training(tmp_path: Path, run) -> None:
+    solids = write_solids(tmp_path / "solids", 24)
+    (solids / "ball/broken.npy").unlink()
+    for label, number in (("ball", 90), ("rod", 91)):
+        np.save(solids / label / f"{number}.npy", np.zeros((14, 16, 18, 2), np.float32))
+    words = ["--dims", 3, "--size", 12, "--batch-size", 8, *QUICK]
+    out = tmp_path / "run"
+    refused = run("train", solids, *words, "--epochs", 1, "--out", out)
+    assert refused.status == 2
+    assert "volumes of 1 and 2 channels are mixed" in refused.err
+    assert "--channels trains on those of one number" in refused.err
+    trained = run("train", solids, *words, "--epochs", 1, "--channels", 1, "--out", out)
+    assert trained.status == 0, trained.err
+    left_out = "2 of 26 volumes have 2 channels, not 1, and are left out, such as ball/90.npy"
+    assert left_out in " ".join(trained.err.split())
+    assert len(rows_of(out / "splits.csv")) == 24
+    resumed = run("train", "--resume", out, "--epochs", 2)
+    assert resumed.status == 0, resumed.err
+    assert run("evaluate", out).status == 0
+    more = ["--folds", 2, "--epochs", 1, "--channels", 1]
+    folds = run("train", solids, *words, *more, "--out", tmp_path / "f")
+    assert folds.status == 0, folds.err
+    assert left_out in " ".join(folds.err.split())
+    assert load(tmp_path / "f").preprocessing.channels == 1
 
 
 @pytest.mark.slow
@@ -219,6 +304,7 @@ def test_signals_from_a_manifest_with_groups(tmp_path: Path, run) -> None:
     words = ["--dims", 1, "--group-column", "patient_id", "--folds", 2, "--epochs", 8, "--batch-size", 8]
     result = run("train", tmp_path / "manifest.csv", *words, "--out", tmp_path / "run", *QUICK)
     assert result.status == 0, result.err
+    assert speaks_of_images(result.out + result.err) == []
     classifier = load(tmp_path / "run")
     [(low, high)] = classifier.preprocessing.window  # type: ignore[misc]
     assert low < -3.5  # as far again as the percentiles reach: no peak is clipped

@@ -166,6 +166,33 @@ def test_a_folder_of_volumes(tmp_path: Path) -> None:
         find_dataset(tmp_path / "no", options=DataOptions(dims=1))
 
 
+@pytest.mark.parametrize("dims", [1, 3])
+def test_those_of_other_channels_are_left_out_and_counted(tmp_path: Path, dims: int) -> None:
+    kind, sides = {1: "signals", 3: "volumes"}[dims], (9, 8, 7)[:dims]
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(5):
+            channels = 2 if number == 4 else 1
+            values = GENERATOR.normal(size=(*sides, channels))
+            np.save(tmp_path / label / f"{number}.npy", values[..., 0] if number == 0 else values)
+    np.save(tmp_path / "a/rgb.npy", GENERATOR.normal(size=(*sides, 3)))
+    (tmp_path / "b/broken.npy").write_bytes(b"x")
+    options = DataOptions(dims=dims)  # type: ignore[arg-type]
+    found = find_dataset(tmp_path, fractions=None, options=options, channels=1)
+    assert (len(found), found.channels) == (9, 1)
+    assert {"a/4.npy", "b/4.npy", "a/rgb.npy"}.isdisjoint(found.names)
+    assert "b/broken.npy" in found.names  # which is reported where it is read
+    assert found.listing.warnings == [
+        f"3 of 12 {kind} have 2 or 3 channels, not 1, and are left out, such as a/4.npy"
+    ]
+    assert len(find_dataset(tmp_path, fractions=None, options=options, channels=4)) == 12
+    with pytest.raises(UserError, match=f"channels=3: leaves no {kind} of class b, which have others"):
+        find_dataset(tmp_path, fractions=None, options=options, channels=3)
+    mixed = f"channels: {kind} of 1 and 2 and 3 channels are mixed, .*--channels trains on"
+    with pytest.raises(UserError, match=mixed):
+        find_dataset(tmp_path, fractions=None, options=options).channels  # noqa: B018
+
+
 def test_sizes_of_signals_and_of_mixed_channels(tmp_path: Path) -> None:
     for length in (50, 70, 5000):
         for label in "ab":

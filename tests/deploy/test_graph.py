@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ import skipnets
 from skipnets.deploy import export_model
 from skipnets.deploy.graph import onnx_graph, openvino_graph, require_libraries, simplify, trace, write_graph
 from skipnets.errors import UserError
+from skipnets.models.registry import BlockActivation, NormKind
 
 LATER: list[tuple[str, dict[str, Any]]] = [
     ("rdnet_tiny", SMALL_RDNET),
@@ -167,3 +168,55 @@ def test_later_networks_are_exported(
         session = onnxruntime.InferenceSession(str(exported.path))
         (logits, _) = session.run(None, {session.get_inputs()[0].name: batch})
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+RDNET_NORMS = (*get_args(NormKind), None)
+RDNET_ACTIVATIONS = get_args(BlockActivation)
+
+
+@pytest.mark.parametrize(
+    ("norm", "activation", "file_format"),
+    [
+        pytest.param(
+            norm,
+            RDNET_ACTIVATIONS[number % len(RDNET_ACTIVATIONS)],
+            file_format,
+            marks=() if (norm, file_format) == ("evonorm-s0", "onnx") else pytest.mark.slow,
+        )
+        for number, norm in enumerate(RDNET_NORMS)
+        for file_format in ("onnx", "openvino", "pt2")
+    ],
+)
+def test_rdnets_of_every_norm_and_activation_are_exported(
+    tmp_path: Path, norm: Any, activation: str, file_format: Any
+) -> None:
+    classifier = random_rdnet(norm, activation)
+    suffix = {"onnx": ".onnx", "openvino": "", "pt2": ".pt2"}[file_format]
+    exported = skipnets.load(export_model(classifier, tmp_path / f"a{suffix}", file_format=file_format).path)
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 37, 45, 3), dtype=np.uint8))
+    expected = classifier.logits(classifier.preprocess(images))
+    assert expected.std(0).min() > 1e-3  # they depend on the images
+    logits = exported.logits(exported.preprocess(images))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def random_rdnet(norm: Any, activation: str) -> skipnets.Classifier:
+    """A small RDNet, to whose outputs all of its norms and activations contribute."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {
+        "block_config": (1, 1),
+        "growth_rates": (8, 8),
+        "halves": (False, True),
+        "squeeze_excitation": (False, True),
+        "stem_channels": 8,
+        "layer_scale": 1.0,
+    }
+    model = skipnets.create_model("rdnet_tiny", num_classes=3, norm=norm, activation=activation, **shape)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 1 or not isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+                torch.nn.init.normal_(parameter, mean=1.0 if name == "weight" else 0.0, std=0.3)
+    model(torch.randn(4, 3, 32, 32))
+    return skipnets.Classifier.from_model(
+        model.eval(), classes=["a", "b", "c"], preprocessing=skipnets.Preprocessing(size=(27, 35))
+    )

@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from skipnets.evaluation.metrics import measure
 from skipnets.evaluation.out_of_fold import COMPARED, FoldResult, out_of_fold
+from skipnets.tables import as_text
 
 CLASSES = ("a", "b", "c")
 
@@ -31,6 +32,15 @@ def fold(number: int, names: list[str], seed: int, **changes: Any) -> FoldResult
         labels=labels,
         logits=logits,
     )
+
+
+def test_results_on_volumes_are_said_to_be() -> None:
+    folds = [fold(number, list(names), number, dims=3) for number, names in ((1, "abc"), (2, "def"))]
+    evaluation = out_of_fold(folds, classifier="run", data="data", classes=CLASSES, groups={})
+    assert evaluation.to_dict()["dims"] == 3
+    text = as_text(evaluation.tables())
+    assert text.count("volumes") == 4  # all of them, columns of folds and of classes, the note
+    assert "image" not in text
 
 
 def test_folds_are_joined_by_name_and_their_spread_is_told(tmp_path: Path) -> None:

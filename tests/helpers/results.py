@@ -25,6 +25,7 @@ def write_results(
     split: str = "test",
     data: str = "pets",
     temperature: float = 1.0,
+    dims: int = 2,
 ) -> Path:
     """What `skipnets evaluate --output` writes, but for the image of the confusion matrix."""
     written = logits.astype(np.float32)
@@ -40,6 +41,7 @@ def write_results(
         temperature=temperature,
         failures={},
         known=None,
+        dims=dims,
     )
     evaluation.write_predictions(folder / "predictions.parquet")
     (folder / "evaluation.json").write_text(json.dumps(evaluation.to_dict()))

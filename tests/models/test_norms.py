@@ -74,8 +74,6 @@ def replaced_in_rdnet(model: nn.Module, norm: str, activation: str) -> nn.Module
                 model.set_submodule(path, NORMS[norm](channels))
         elif isinstance(module, nn.GELU):
             model.set_submodule(path, ACTIVATIONS[activation]())
-    if norm == "group":
-        model.head["norm"] = NORMS["group"](model.num_features)  # type: ignore[operator, arg-type]
     return model
 
 

@@ -171,3 +171,14 @@ def test_grad_cam_and_reuse_have_its_stages() -> None:
     assert [block.block for block in reuse(classifier).blocks] == [
         f"dense_stages.{number}.{min(number, 1) * 2}" for number in range(3)
     ]
+
+
+def test_a_narrow_network_with_group_norms_sees_its_input() -> None:
+    """Groups of its pooled features would have one value each, and be 0 for every image."""
+    torch.manual_seed(0)
+    narrow: dict[str, Any] = {"block_config": (1,), "growth_rates": (8,), "halves": (False,)}
+    narrow |= {"squeeze_excitation": (False,), "stem_channels": 8, "layer_scale": 1.0}
+    model = create_model("rdnet_tiny", num_classes=3, norm="group", **narrow).eval()
+    with torch.no_grad():
+        logits = model(images())
+    assert (logits[0] - logits[1]).abs().min() > 1e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 from math import comb
 from pathlib import Path
@@ -57,12 +58,28 @@ def test_a_better_run_is_distinguished_from_an_equal_one(tmp_path: Path) -> None
     assert verdicts["good", "nll"].test == "paired bootstrap"
     assert verdicts["good", "nll"].p == pytest.approx(2 * 2 / 401)
     assert "Holm" in comparison.notes[-1]
-    json.dumps(comparison.to_dict(), allow_nan=False)
+    assert "dims" not in json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
 
     worse = {
         each.metric: each.verdict for each in compare([folders[1], folders[0]], resamples=400).differences
     }
     assert worse["accuracy"] == worse["nll"] == "worse"
+
+
+def test_runs_on_volumes_are_said_to_be(tmp_path: Path) -> None:
+    _, labels = make_predictions(0, 60, 1.0)
+    comparison = compare(
+        [
+            write_results(tmp_path / name, make_predictions(seed, 60, 1.0, labels)[0], labels, dims=3)
+            for seed, name in enumerate("ab")
+        ],
+        resamples=10,
+    )
+    text = as_text(comparison.tables())
+    assert "volumes  60 (pets, test), the same for all" in text
+    assert re.search(r"alone correct on \d+ volumes", " ".join(text.split()))
+    assert "image" not in text
+    assert comparison.to_dict()["dims"] == 3
 
 
 def test_tables_of_any_number_of_runs_fit_80_columns(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,17 @@ def pair(label_run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         table[name] = [values[index] for index in order]
     pyarrow.parquet.write_table(pyarrow.table(table), path)
     return folder / "first", folder / "second"
+
+
+def test_runs_on_volumes_are_said_to_be(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folders = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in pair]
+    for folder in folders:
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        written = evaluation | {"dims": 3, "warnings": []}
+        (folder / "evaluation.json").write_text(json.dumps(written))
+    text = as_text(compare(folders).tables())
+    assert "volumes of one group are" in text
+    assert "image" not in text
 
 
 def test_each_label_is_compared_by_delongs_test_on_the_same_images(pair: tuple[Path, Path]) -> None:

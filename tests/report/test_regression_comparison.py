@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,17 @@ def pair(number_run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
             table = {column: values[::-1] for column, values in table.items()}
         pyarrow.parquet.write_table(pyarrow.table(table), path)
     return folder / "first", folder / "second"
+
+
+def test_runs_on_volumes_are_said_to_be(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folders = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in pair]
+    for folder in folders:
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        written = evaluation | {"dims": 3, "warnings": []}
+        (folder / "evaluation.json").write_text(json.dumps(written))
+    text = as_text(compare(folders, resamples=2).tables())
+    assert "volumes of one group are" in text
+    assert "image" not in text
 
 
 def test_errors_are_compared_on_the_same_draws_of_groups(pair: tuple[Path, Path]) -> None:

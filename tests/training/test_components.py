@@ -15,7 +15,8 @@ from torchmetrics.classification import MulticlassF1Score
 from skipnets.cli import main
 from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
-from skipnets.training import TrainConfig, read_config, train
+from skipnets.runtimes.model_file import read_model_file
+from skipnets.training import TrainConfig, read_config, train, tune
 from skipnets.training.components import with_components
 from skipnets.training.supplied import Supplied
 
@@ -46,6 +47,11 @@ def wrong_names() -> dict[str, Any]:
 
 def wrong_type() -> list[int]:
     return [1]
+
+
+def unfit() -> dict[str, Any]:
+    """A loss of other labels."""
+    return {"loss": nn.BCEWithLogitsLoss()}
 
 
 def failing() -> None:
@@ -85,13 +91,91 @@ def test_a_command_trains_resumes_and_repeats_with_them(
     assert EPOCHS == [0, 1]
 
 
+OPTIONS = [
+    *("--model", "densenet_bc40_k12", "--model-options.block-config", "[1]", "--batch-size", "32"),
+    *("--workers", "0", "--epochs", "1", "--augmentation", "none", "--accelerator", "cpu"),
+    *("--block-execution", "plain", "--logger", "csv"),
+]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """Of a run's metrics.csv."""
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_every_fold_is_trained_with_them(
+    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, own = tmp_path / "run", ["--components", f"{HERE}:parts"]
+    EPOCHS.clear()
+    assert main(["train", str(digits_folder), *OPTIONS, *own, "--folds", "2", "--out", str(run)]) == 0
+    resumed = ["train", "--resume", str(run), "--epochs", "2"]
+    assert main(resumed) == 2
+    assert f"--trust {HERE}:parts" in capsys.readouterr().err
+    assert main([*resumed, "--trust", f"{HERE}:parts"]) == 0
+    assert EPOCHS == [0, 0, 1, 1]
+    for fold in (run / "fold-1", run / "fold-2"):
+        found = rows(fold)
+        assert all(0 <= float(row["val_f1"]) <= 1 for row in found)
+        assert all(0.2 < float(row["train_loss"]) < 0.9 for row in found)  # see above
+        recorded = read_model_file(fold / "model.safetensors").metadata["provenance"]["scores"]
+        assert 0 <= recorded["test_f1"] <= 1
+    capsys.readouterr()
+    own = ["--components", f"{HERE}:images", "--folds", "2", "--out", str(tmp_path / "images")]
+    assert main(["train", str(digits_folder), *own]) == 2
+    assert "dataset: must be given without folds" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_trial_of_a_tuning_is_trained_with_them(
+    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, own = tmp_path / "tuned", ["--components", f"{HERE}:parts"]
+    options = ["--time", "60s", "--trials", "2", "--out", str(out)]
+    EPOCHS.clear()
+    assert main(["tune", str(digits_folder), *OPTIONS, *own, *options]) == 0
+    assert f"run.yaml --trust {HERE}:parts" in " ".join(capsys.readouterr().out.split())
+    resumed = ["tune", "--resume", str(out), "--trials", "3"]
+    assert main(resumed) == 2
+    assert f"--trust {HERE}:parts" in capsys.readouterr().err
+    assert main([*resumed, "--trust", f"{HERE}:parts"]) == 0
+    assert EPOCHS == [0, 0, 0]
+    for trial in sorted(out.glob("trial-*")):
+        [row] = rows(trial)
+        assert 0 <= float(row["val_f1"]) <= 1
+        assert 0.2 < float(row["train_loss"]) < 0.9
+    best = ["train", "--config", str(out / "run.yaml"), "--out", str(tmp_path / "best")]
+    assert main(best) == 2
+    assert main([*best, "--trust", f"{HERE}:parts"]) == 0
+    assert len(EPOCHS) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("images", "components=.*: must be without dataset: tune reads its images itself"),
+        ("absent", "components=.*:absent: cannot be imported"),
+        ("unfit", r"^loss: fails on outputs of shape \(84, 3\) and labels of shape \(84,\)"),
+    ],
+)
+def test_what_a_tuning_cannot_take_is_said_before_anything_is_written(
+    tiny: Callable[..., TrainConfig], name: str, message: str
+) -> None:
+    config = tiny(components=f"{HERE}:{name}", epochs=1)
+    with pytest.raises(UserError, match=message):
+        tune(config, time=60, trials=1, trust=f"{HERE}:{name}")
+    assert not config.out.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("wrong_names", "must return a dictionary with some of loss, metrics, .*, not losses"),
         ("wrong_type", "must return a dictionary with some of loss, metrics, .*, not list"),
         ("failing", r"fails \(no such weights\)"),
-        ("absent", "cannot be imported"),
+        ("absent", "^components=.*:absent: cannot be imported"),
     ],
 )
 def test_what_they_return_is_checked(

@@ -84,6 +84,7 @@ def test_loggers_get_the_metrics_and_services_the_configuration(
         assert logger.metrics["val_accuracy"] == pytest.approx(row.val_accuracy)
         assert logger.metrics["train_loss"] == pytest.approx(row.train_loss)
         assert logger.metrics["images_per_second"] == pytest.approx(row.images_per_second)
+        assert logger.metrics["test_accuracy"] == run.scores["accuracy"]
     assert service.hyperparameters["batch_size"] == 16
     assert service.hyperparameters["optimizer"] == "sgd"
 
@@ -182,8 +183,8 @@ def wandb_records(run: Run) -> list[Any]:
     return records
 
 
-def mlflow_runs(run: Run) -> list[tuple[str, str, dict[str, str], list[float]]]:
-    """Name, status, parameters and validation losses of the runs in a run's own database."""
+def mlflow_runs(run: Run, metric: str = "val_loss") -> list[tuple[str, str, dict[str, str], list[float]]]:
+    """Name, status, parameters and the values of a metric, of the runs in a run's own database."""
     with contextlib.closing(sqlite3.connect(run.folder / "mlflow.db")) as database:
         return [
             (
@@ -193,8 +194,8 @@ def mlflow_runs(run: Run) -> list[tuple[str, str, dict[str, str], list[float]]]:
                 [
                     value
                     for (value,) in database.execute(
-                        "select value from metrics where run_uuid = ? and key = 'val_loss' order by step",
-                        [number],
+                        "select value from metrics where run_uuid = ? and key = ? order by step",
+                        [number, metric],
                     )
                 ],
             )
@@ -202,6 +203,17 @@ def mlflow_runs(run: Run) -> list[tuple[str, str, dict[str, str], list[float]]]:
                 "select run_uuid, name, status from runs order by start_time"
             ).fetchall()
         ]
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_the_test_metrics_of_a_run_that_was_extended(tiny: MakeConfig) -> None:
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = resume(train(tiny(epochs=1)).folder, epochs=2)
+    events = reading.EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert len(events.Scalars("val_loss")) == 2
+    first, second = events.Scalars("test_accuracy")
+    assert first.step < second.step
+    assert second.value == pytest.approx(run.scores["accuracy"])
 
 
 @pytest.mark.slow
@@ -220,14 +232,13 @@ def test_each_fold_is_a_run_of_weights_and_biases(tiny: MakeConfig, services: Pa
             for update in record.config.update
         }
         assert config["batch_size"] == "16"
-        losses = [
-            float(item.value_json)
-            for record in records
-            if record.HasField("history")
-            for item in record.history.item
-            if "val_loss" in (item.key, *item.nested_key)
-        ]
-        assert losses == pytest.approx([row.val_loss for row in fold.rows])
+        values: dict[str, list[float]] = {"val_loss": [], "test_accuracy": []}
+        for record in records:
+            for item in record.history.item if record.HasField("history") else ():
+                for name in {item.key, *item.nested_key} & set(values):
+                    values[name].append(float(item.value_json))
+        assert values["val_loss"] == pytest.approx([row.val_loss for row in fold.rows])
+        assert values["test_accuracy"] == pytest.approx([fold.scores["accuracy"]])
         assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
     assert not list(services.iterdir())
 
@@ -242,6 +253,8 @@ def test_each_fold_has_a_database_of_mlflow(tiny: MakeConfig, services: Path) ->
         assert (name, status) == (f"{run.folder.name}/fold-{number}", "FINISHED")
         assert (parameters["batch_size"], parameters["optimizer"]) == ("16", "sgd")
         assert losses == pytest.approx([row.val_loss for row in fold.rows])
+        [(_, status, _, tested)] = mlflow_runs(fold, "test_accuracy")
+        assert (status, tested) == ("FINISHED", pytest.approx([fold.scores["accuracy"]]))
     assert "MLFLOW_TRACKING_URI" not in os.environ
     assert not list(services.iterdir())
 

@@ -25,9 +25,9 @@ def test_test_images_are_read_at_the_end_only(tiny: MakeConfig, monkeypatch: pyt
         opened.append(str(file if isinstance(file, Path) else file.name))
         return open_file(file, *args, **options)
 
-    def watched_finish(*args: Any) -> None:
+    def watched_finish(*args: Any) -> dict[str, float]:
         finished.append(len(opened))
-        finish(*args)
+        return finish(*args)
 
     monkeypatch.setattr(Image, "open", watched_open)
     monkeypatch.setattr(trainer, "finish", watched_finish)

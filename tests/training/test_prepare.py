@@ -210,6 +210,21 @@ def test_a_data_set_without_readable_images_is_refused(tmp_path: Path, tiny: Mak
         prepare(tiny(size=None), open_dataset(tmp_path))
 
 
+def test_a_fourth_channel_is_transparency_where_three_are_asked_for(tmp_path: Path, tiny: MakeConfig) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            pixels = np.full((8, 8, 3 + number % 2), 200, np.uint8)
+            np.save(tmp_path / label / f"{number}.npy", pixels)
+    images = open_dataset(tmp_path)
+    with pytest.raises(UserError, match=r"images of 3 and 4 channels are mixed, .*: --channels 3 takes"):
+        prepare(tiny(size=8, block_execution="plain"), images)
+    prepared = prepare(tiny(size=8, channels=3, block_execution="plain"), images)
+    assert (prepared.config.channels, prepared.model.config.in_chans) == (3, 3)
+    on_white = (200 * 200 + 55 * 255) / 255  # a value of 200 with an opacity of 200
+    assert prepared.preprocessing.mean == pytest.approx([(200 + on_white) / 2 / 255] * 3, abs=0.03)
+
+
 def test_ignored_weights_are_not_the_network_s(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = {"model": "resnet20", "model_options": {"block_config": [1, 1], "width": 4}}
     backbone = create_model("resnet20", block_config=(1, 1), width=4, num_classes=0).state_dict()

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset, random_split
 from torchvision.datasets import ImageFolder
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import Listing
 from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
@@ -132,6 +133,20 @@ def test_labels_are_positions_in_the_classes() -> None:
     assert as_dataset(Named([(GRAY, 1)])).labels.tolist() == [1]
     with pytest.raises(UserError, match="label 2 must be a number from 0 to 1"):
         as_dataset(Named([(GRAY, 2)]))
+
+
+def test_an_image_without_any_number_is_one_line(tmp_path: Path) -> None:
+    dataset = ImageDataset(
+        classes=("age",),
+        names=["a", "b", "c"],
+        labels=np.array([[1.0], [np.nan], [2.0]], np.float32),
+        splits=np.array(["train", "train", "val"]),
+        images=np.zeros((3, 8, 8), np.uint8),
+        regression=True,
+    )
+    config = TrainConfig(data="x", out=tmp_path / "run")
+    with pytest.raises(UserError, match=r"^dataset: 1 image without any number, such as b; leave them out$"):
+        given_dataset(config, dataset)
 
 
 def test_what_is_said_of_a_run_s_splits_does_not_stay_in_the_program_s_data_set() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from skipnets.cli.output import print_json, print_tables
+from skipnets.cli.output import check_outputs, print_json, print_tables
 from skipnets.errors import UserError, listed
 from skipnets.tables import properties_table
 
@@ -40,7 +40,7 @@ def convert(
     Args:
         weights: xrv:NAME of torchxrayvision, hf-hub:NAME, a torchvision tag such as imagenet, or a file of
             PyTorch, Lightning or Keras. They must have a head; skipnets train --weights trains one.
-        output: The model file to write, .safetensors.
+        output: The model file to write, .safetensors; nothing that exists is replaced.
         model: A name from skipnets models. Default: what the weights are of, where they say so.
         classes: Names of the classes in the order of the outputs, or a text file with one a line. Default:
             the labels of the weights, where they say so.
@@ -51,13 +51,16 @@ def convert(
         fit: pad, crop or stretch.
         json: Print the result as JSON.
     """
+    if output.suffix != ".safetensors":
+        raise UserError(f"output={output}: must end in .safetensors")
+    check_outputs(output)
+    if output.exists():
+        raise UserError(f"output={output}: already exists; remove it or name another")
     from skipnets.conversion import classifier_from_weights
 
     if classes is not None and len(classes) == 1 and Path(classes[0]).is_file():
         classes = _lines(Path(classes[0]))
     given = {"size": size, "mean": mean, "std": std, "fit": fit}
-    if output.suffix != ".safetensors":
-        raise UserError(f"output={output}: must end in .safetensors")
     classifier = classifier_from_weights(
         weights,
         model=model,

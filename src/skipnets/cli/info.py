@@ -6,8 +6,10 @@ import json as json_format
 from pathlib import Path
 from typing import Any
 
+from skipnets.axes import INPUTS, worded
 from skipnets.classifier import describe
 from skipnets.cli.output import print_json, print_tables
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import COMPARED, Task
 from skipnets.tables import number_text, properties_table
 
@@ -27,20 +29,21 @@ def info(model: Path, /, *, json: bool = False) -> None:
     if json:
         print_json(description)
         return
+    dims = Preprocessing.from_dict(description["preprocessing"]).dims
     rows = {
         "file": f"{description['path']} ({_size(description['bytes'])})",
         "written by": f"skipnets {description['skipnets_version']}, format {description['format_version']}",
         **_networks(description),
-        **_classes(description),
+        **_classes(description, dims),
         "preprocessing": _line(description["preprocessing"]),
         "temperature": _line(description["temperature"]),
-        **_provenance(description["provenance"]),
-        **_export(description.get("export"), description.get("task", "single-label")),
+        **_provenance(description["provenance"], dims),
+        **_export(description.get("export"), description.get("task", "single-label"), dims),
     }
     print_tables([properties_table(rows)])
 
 
-def _classes(description: dict[str, Any]) -> dict[str, str]:
+def _classes(description: dict[str, Any], dims: int) -> dict[str, str]:
     """A row on the classes; of several labels an image, with their thresholds, of targets with scales."""
     names, thresholds = description["classes"], description.get("thresholds")
     if description.get("task") == "regression":
@@ -49,7 +52,8 @@ def _classes(description: dict[str, Any]) -> dict[str, str]:
     if thresholds is None:
         return {"classes": f"{len(names)}: {', '.join(names)}"}
     shown = (f"{name} {value:.3g}" for name, value in zip(names, thresholds, strict=True))
-    return {"labels and thresholds": f"{len(names)}, any number an image: {', '.join(shown)}"}
+    any_number = worded("any number an image", dims)
+    return {"labels and thresholds": f"{len(names)}, {any_number}: {', '.join(shown)}"}
 
 
 def _target(name: str, scale: dict[str, Any]) -> str:
@@ -81,22 +85,23 @@ def _networks(description: dict[str, Any]) -> dict[str, str]:
     return {"model": text, "architecture": _line(architecture)}
 
 
-def _provenance(provenance: dict[str, Any]) -> dict[str, str]:
+def _provenance(provenance: dict[str, Any], dims: int) -> dict[str, str]:
     """Rows on where the weights come from; a run with folds has no training and validation split."""
-    rows = {key: _line(value) for key, value in provenance.items()}
+    kind = INPUTS[dims]
+    rows = {kind if key == "images" else key: _line(value) for key, value in provenance.items()}
     if provenance.get("weights", "") is None:
         rows["weights"] = "random"
     images = provenance.get("images", {})
     if "folds" in provenance and isinstance(images.get("train"), int):
         del rows["folds"]
-        rows["images"] = (
-            f"{images['train']:,} in {_line(provenance['folds'])} folds, validation images cut from the "
+        rows[kind] = (
+            f"{images['train']:,} in {_line(provenance['folds'])} folds, validation {kind} cut from the "
             f"others in each; test {_line(images.get('test', 0))}"
         )
     return rows
 
 
-def _export(export: dict[str, Any] | None, task: Task) -> dict[str, str]:
+def _export(export: dict[str, Any] | None, task: Task, dims: int) -> dict[str, str]:
     """Rows on an export and how it was verified; none for a model file."""
     if export is None:
         return {}
@@ -105,7 +110,7 @@ def _export(export: dict[str, Any] | None, task: Task) -> dict[str, str]:
     rows = {"export": f"{export.get('format')}, {precision}, takes {export['input']}{views}"}
     if check := export.get("check"):
         rows["checked on"] = (
-            f"{check['count']} images ({check['images']}): same {COMPARED[task].answer} "
+            f"{check['count']} {INPUTS[dims]} ({check['images']}): same {COMPARED[task].answer} "
             f"{check['same_labels']}, largest difference {check['largest_difference']:.1e} of a "
             f"{COMPARED[task].unit}, against PyTorch"
         )
@@ -113,7 +118,7 @@ def _export(export: dict[str, Any] | None, task: Task) -> dict[str, str]:
         name = COMPARED[task].accuracy
         rows[name] = (
             f"{accuracy['before']:.2%} before, {accuracy['after']:.2%} after int8, "
-            f"on {accuracy['count']:,} images"
+            f"on {accuracy['count']:,} {INPUTS[dims]}"
         )
         if "drop_interval" in accuracy:  # not in exports of earlier versions
             low, high = accuracy["drop_interval"]

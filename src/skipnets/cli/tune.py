@@ -75,7 +75,8 @@ def tune(
         from skipnets.training.early_checks import check_options, check_tuning_folder
 
         check_options(settings)  # before PyTorch is imported, which takes seconds
-        check_data(settings.data)
+        if settings.components is None:  # which may bring images, an error of its own
+            check_data(settings.data)
         check_tuning_folder(settings.out)
         from skipnets.training import tune as tune_settings
         from skipnets.training.interruption import prompt_end

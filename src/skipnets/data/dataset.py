@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.axes import INPUTS
+from skipnets.axes import INPUTS, worded
 from skipnets.data.contents import Content, contents
 from skipnets.data.copies import Copy
 from skipnets.data.decoding import (
@@ -30,7 +30,7 @@ from skipnets.data.decoding import (
     read_values,
     render_image,
 )
-from skipnets.data.listing import Listing, passed_over_line
+from skipnets.data.listing import Listing, counted, passed_over_line
 from skipnets.data.multi_label import check_names, label_texts
 from skipnets.data.raster import Header, Values
 from skipnets.data.shards import Members
@@ -152,7 +152,7 @@ class ImageDataset:
     def label_kind(self) -> str:
         """What each image has, for messages: "one class an image"."""
         kinds = {"multi-label": "several labels an image", "regression": "numbers to predict"}
-        return kinds.get(self.task, "one class an image")
+        return worded(kinds.get(self.task, "one class an image"), self.dims)
 
     @property
     def label_names(self) -> list[str]:
@@ -304,6 +304,10 @@ class ImageDataset:
         """Whether some of the images have another number of channels than gray and color ones."""
         return bool({header.channels for header in self.some_headers} - {1, 3})
 
+    def counted(self, count: int) -> str:
+        """So many of them as people read it: "1 image", "2 volumes"."""
+        return counted(count, INPUTS[self.dims].removesuffix("s"))
+
     @functools.cached_property
     def bits(self) -> int:
         """The most bits of a value among some of the images: above 8, they are to be windowed."""
@@ -340,6 +344,8 @@ def mixed_channels(found: Collection[int], dims: int = 2) -> str:
     way = "--channels 3 takes the fourth of four for transparency, or " if color else ""
     if dims == 2 and max(found) > BANDS_OF_IMAGES:
         way = "--dims 3 takes arrays as volumes, or "
+    if dims != 2:
+        way = "--channels trains on those of one number, or "
     return (
         f"{INPUTS[dims]} of {' and '.join(map(str, sorted(found)))} channels are mixed, where a model takes "
         f"one number: {way}--exclude leaves files or folders out"

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from skipnets.axes import INPUTS
 from skipnets.data import arrays, dicom, nifti, tiff
 from skipnets.data.iso_media import StoredSizes, is_heic, is_iso_image, stored_sizes
 from skipnets.data.pillow_images import (
@@ -142,15 +143,16 @@ class TooManyPixelsError(ImageDecodeError):
     """One image, signal or volume that is larger than what is read."""
 
 
-def none_decoded(count: int, first: ImageDecodeError | None) -> UserError:
+def none_decoded(count: int, first: ImageDecodeError | None, *, dims: int = 2) -> UserError:
     """An error for training images of which none can be decoded, with the reason of the first.
 
     Args:
         count: How many training images there are.
         first: What was raised for the first of those that were looked at.
+        dims: Spatial axes: 3 of volumes, 1 of signals.
     """
     reason = "" if first is None else f"; the first: {first}"
-    return UserError(f"data: none of the {count} training images looked at can be decoded{reason}")
+    return UserError(f"data: none of the {count} training {INPUTS[dims]} looked at can be decoded{reason}")
 
 
 def open_image(source: Source, channels: int | None = None, *, max_pixels: int | None = None) -> Image.Image:

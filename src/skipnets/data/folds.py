@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import INPUTS
 from skipnets.data.contents import contents
 from skipnets.data.copies import clusters
 from skipnets.data.dataset import ImageDataset
@@ -159,7 +160,8 @@ def _check_counts(dataset: ImageDataset, counted_once: NDArray[np.bool_], folds:
     if short:
         once = ", copies of one another counted once" if dataset.copies else ""
         raise UserError(
-            f"folds={folds}: {data} has classes with fewer images than folds{once}: {listed(short)}"
+            f"folds={folds}: {data} has classes with fewer {INPUTS[dataset.dims]} than folds{once}: "
+            f"{listed(short)}"
         )
 
 
@@ -172,8 +174,8 @@ def _check_units(
         of_label = len(np.unique(units[labels == label]))
         if of_label == 1:
             raise UserError(
-                f'folds={folds}: all images of class "{dataset.classes[label]}" are of one group, so no '
-                "model learns from some and is evaluated on others"
+                f'folds={folds}: all {INPUTS[dataset.dims]} of class "{dataset.classes[label]}" are of one '
+                "group, so no model learns from some and is evaluated on others"
             )
         if of_label < folds:
             few.append(f'"{dataset.classes[label]}" has {of_label}')
@@ -190,7 +192,7 @@ def _check_count(dataset: ImageDataset, units: NDArray[np.int64], folds: int, da
 
 def _unit(dataset: ImageDataset) -> str:
     """What is dealt out as a whole."""
-    return "image" if dataset.groups is None else "group"
+    return INPUTS[dataset.dims].removesuffix("s") if dataset.groups is None else "group"
 
 
 def _check_labels(dataset: ImageDataset, labels: NDArray[Any], units: NDArray[np.int64], folds: int) -> None:

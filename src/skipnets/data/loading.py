@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import INPUTS
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError, Source, open_region
 from skipnets.data.listing import counted
@@ -368,7 +369,7 @@ class ImageLoader:
         from torch.utils.data import DataLoader
 
         if len(dataset) == 0:
-            raise UserError("there are no images to iterate over in this split")
+            raise UserError(f"there are no {INPUTS[dataset.dims]} to iterate over in this split")
         if workers < 0:
             raise UserError(f"workers={workers}: must not be negative")
         self.dataset = dataset
@@ -449,7 +450,9 @@ class ImageLoader:
                 yield batch
         elif self.failures:
             reason = next(iter(self.failures.values()))
-            raise UserError(f"too few images could be read to make one batch; for one, {reason}")
+            raise UserError(
+                f"too few {INPUTS[self.dataset.dims]} could be read to make one batch; for one, {reason}"
+            )
         self._position = _Position()
 
 

@@ -92,9 +92,7 @@ def _mark_labels(table: Table, names: Sequence[str], uncertain: Uncertain, listi
         unsure += sum(cell in doubtful for cell in cells)
     check_names(classes)
     listing.multi_label, listing.classes = True, classes
-    listing.notes.append(
-        f"each image has any number of {counted(len(names), 'label')}: {listed(classes, 20)}"
-    )
+    listing.notes.append(f"each file has any number of {counted(len(names), 'label')}: {listed(classes, 20)}")
     if unsure:
         meaning = {"ignore": "taken for unknown"}.get(uncertain, f"taken for {uncertain}")
         others = ", ".join(each for each in get_args(Uncertain) if each != uncertain)
@@ -164,7 +162,7 @@ def _list_labels(table: Table, name: str, listing: Listing) -> list[str]:
         )
     listing.multi_label, listing.classes = True, classes
     listing.notes.append(
-        f"each image has any number of {counted(len(classes), 'label')}, which {name} lists with "
+        f"each file has any number of {counted(len(classes), 'label')}, which {name} lists with "
         f'"{separator}" between them; what it does not list is absent'
     )
     return ["|".join(row) for row in rows]

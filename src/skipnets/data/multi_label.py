@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import INPUTS
 from skipnets.data.listing import Entry, Listing
 from skipnets.data.targets import as_number
 from skipnets.errors import UserError, listed
@@ -148,14 +149,18 @@ def check_names(names: Sequence[str]) -> None:
             raise UserError(f'label {name!r}: must not hold "|", begin with "?" or be "{_NONE}"')
 
 
-def absent_labels(labels: Labels, classes: Sequence[str], splits: NDArray[np.str_]) -> list[str]:
+def absent_labels(
+    labels: Labels, classes: Sequence[str], splits: NDArray[np.str_], *, dims: int = 2
+) -> list[str]:
     """What to say of labels that no image of a split has, or all of which are known have.
 
     Args:
         labels: (N, K).
         classes: The K names.
         splits: (N,) the split of each image.
+        dims: Spatial axes of the inputs, by which they are called.
     """
+    noun = INPUTS[dims].removesuffix("s")
     found = []
     for split in np.unique(splits):
         of_split = labels[splits == split]
@@ -166,7 +171,7 @@ def absent_labels(labels: Labels, classes: Sequence[str], splits: NDArray[np.str
             if lacking:
                 use = "cannot be learned" if split == "train" else "has no AUROC there"
                 found.append(
-                    f"labels that are {what} in no image of {split}, where each {use}: {listed(lacking, 20)}"
+                    f"labels that are {what} in no {noun} of {split}, where each {use}: {listed(lacking, 20)}"
                 )
     return found
 

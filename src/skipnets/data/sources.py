@@ -45,7 +45,7 @@ from skipnets.data.splits import (
 )
 from skipnets.data.splitting import deal_out, repeat_splits
 from skipnets.data.targets import targets_from_texts
-from skipnets.data.volumes import VolumeDataset
+from skipnets.data.volumes import VolumeDataset, with_channels
 from skipnets.errors import UserError, check_path, listed, near_matches
 from skipnets.progress import LoggedProgress
 
@@ -128,12 +128,14 @@ def find_dataset(
     download: bool = False,
     duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
+    channels: int | None = None,
     copies_within: float | None = None,
 ) -> ImageDataset:
     """`open_dataset` for those who show `ImageDataset.listing` themselves: it logs nothing.
 
-    Where looking for near copies would take more than `copies_within` seconds, they are not looked for, with
-    a note, unless they are to be dropped.
+    Signals and volumes of other than `channels` are left out, with a warning. Where looking for near copies
+    would take more than `copies_within` seconds, they are not looked for, with a note, unless they are to be
+    dropped.
     """
     if seed < 0:
         raise UserError(f"seed={seed}: must not be negative")
@@ -145,6 +147,7 @@ def find_dataset(
         download=download,
         duplicates="ignore" if splits is not None else duplicates,
         options=options,
+        channels=channels,
         copies_within=copies_within,
     )
     if splits is not None:
@@ -161,6 +164,7 @@ def find_with_own_splits(
     duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
     strict: bool = True,
+    channels: int | None = None,
     copies_within: float | None = None,
 ) -> ImageDataset:
     """`find_dataset` without dealing out: the split of an image is "" where the data does not give it.
@@ -168,7 +172,7 @@ def find_with_own_splits(
     Without `strict`, a class that is spelled in two ways is always a warning, and never an error.
     """
     check_path("data", data)
-    dataset = _find(data, options or DataOptions(), download=download, strict=strict)
+    dataset = with_channels(_find(data, options or DataOptions(), download=download, strict=strict), channels)
     if duplicates not in get_args(Duplicates):
         raise UserError(f"duplicates={duplicates!r}: must be one of {', '.join(get_args(Duplicates))}")
     if duplicates == "ignore":

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import INPUTS
 from skipnets.data.copies import clusters
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
@@ -68,9 +69,9 @@ def deal_out(dataset: ImageDataset, shares: Shares, seed: int, data: object) -> 
             f" ({line})" for line in dataset.listing.warnings if name in line and "in spelling" in line
         ]
         raise UserError(
-            f"{data}: class {name} has {counted(int(counts[short[0]]), 'image')} to be split into "
+            f"{data}: class {name} has {dataset.counted(int(counts[short[0]]))} to be split into "
             f"{', '.join(wanted.fractions)}{others}; it takes at least {len(wanted.fractions)}, one for "
-            "each: add images or remove the class"
+            f"each: add {INPUTS[dataset.dims]} or remove the class"
             f"{''.join(spelled_alike)}"
         )
     splits = dataset.splits.astype("<U5")
@@ -93,8 +94,8 @@ def _with_splits(
     if wanted.reduced(count) != wanted.fractions:
         share = wanted.fractions["val"] / sum(wanted.fractions.values())
         dataset.listing.notes.append(
-            f"val has {val:,} of {count:,} images, not {share:.0%}: enough to choose the best epoch "
-            "(--fractions decides otherwise)"
+            f"val has {val:,} of {count:,} {INPUTS[dataset.dims]}, not {share:.0%}: enough to choose the "
+            "best epoch (--fractions decides otherwise)"
         )
     return replace(dataset, splits=splits)
 
@@ -133,8 +134,9 @@ def check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:
     crossing |= {str(group) for group in dataset.groups[pool] if str(group) in home}
     if crossing and dataset.listing.groups_found:
         dataset.listing.warnings.append(
-            f"images of {counted(len(crossing), 'patient or study', 'patients or studies')} lie in several "
-            f"of the given splits, which makes results too good: {listed(sorted(crossing))}"
+            f"{INPUTS[dataset.dims]} of "
+            f"{counted(len(crossing), 'patient or study', 'patients or studies')} lie in several of the "
+            f"given splits, which makes results too good: {listed(sorted(crossing))}"
         )
     elif crossing:
         raise UserError(
@@ -148,13 +150,15 @@ def warn_of_absent_classes(dataset: ImageDataset, splits: NDArray[np.str_]) -> N
     if dataset.regression:
         return
     if dataset.multi_label:
-        dataset.listing.warnings += absent_labels(dataset.labels, dataset.classes, splits)
+        dataset.listing.warnings += absent_labels(dataset.labels, dataset.classes, splits, dims=dataset.dims)
         return
     for split in np.unique(splits):
         labels = set(dataset.labels[splits == split].tolist())
         absent = [name for label, name in enumerate(dataset.classes) if label not in labels]
         if absent:
-            dataset.listing.warnings.append(f"too few groups: no images of {listed(absent)} in {split}")
+            dataset.listing.warnings.append(
+                f"too few groups: no {INPUTS[dataset.dims]} of {listed(absent)} in {split}"
+            )
 
 
 def repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missing: str) -> ImageDataset:
@@ -190,12 +194,12 @@ def repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missin
         )
     if gone:
         dataset.listing.warnings.append(
-            f"{counted(len(gone), 'image')} that {path} lists are no longer there: {listed(gone)}"
+            f"{dataset.counted(len(gone))} that {path} lists are no longer there: {listed(gone)}"
         )
     kept = np.array(sorted(split_of), dtype=np.int64)
     if len(kept) < len(dataset):
         dataset.listing.warnings.append(
-            f"{counted(len(dataset) - len(kept), 'image')} that {path} does not list are left out"
+            f"{dataset.counted(len(dataset) - len(kept))} that {path} does not list are left out"
         )
     chosen = dataset.select(kept)
     return replace(chosen, splits=np.array([split_of[index] for index in kept.tolist()], dtype="<U5"))

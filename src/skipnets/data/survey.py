@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from skipnets.axes import INPUTS
+from skipnets.axes import INPUTS, worded
 from skipnets.data.dataset import BANDS_OF_IMAGES, ImageDataset, mixed_channels
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.data.listing import channel_word, counted, passed_over_line
@@ -172,7 +172,8 @@ class Survey(Display):
     def _labels_an_image(self) -> str:
         if not self.multi_label or not self.total:
             return ""
-        return f", {sum(map(sum, self.counts.values())) / self.total:.2f} an image on average"
+        per = worded("an image", self.dims)
+        return f", {sum(map(sum, self.counts.values())) / self.total:.2f} {per} on average"
 
     def _sizes(self) -> str:
         if not self.headers:

@@ -6,18 +6,22 @@ C channels, L length, D depth, H height, W width.
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from skipnets.axes import INPUTS
 from skipnets.data.dataset import ImageDataset, mixed_channels
 from skipnets.data.decoding import ImageDecodeError, none_decoded
 from skipnets.data.raster import Header, Values
 from skipnets.data.volume_files import VolumeHeader, read_volume, read_volume_header
-from skipnets.errors import UserError
+from skipnets.errors import UserError, listed
+from skipnets.progress import LoggedProgress
 
-__all__ = ["VolumeDataset"]
+__all__ = ["VolumeDataset", "with_channels"]
 
 # The longest side of volumes that nobody gave a size, and the longest signals.
 _LARGEST_SIDE, _LONGEST = 64, 4096
@@ -62,7 +66,7 @@ class VolumeDataset(ImageDataset):
             if self.images is not None:
                 break  # they are all alike
         if not headers:
-            raise none_decoded(len(self), first)
+            raise none_decoded(len(self), first, dims=self.axes)
         return headers
 
     @functools.cached_property
@@ -138,6 +142,57 @@ class VolumeDataset(ImageDataset):
             UserError: Always.
         """
         raise _not_shown()
+
+
+def with_channels(dataset: ImageDataset, channels: int | None) -> ImageDataset:
+    """The signals or volumes that have so many channels, with a warning that counts those left out.
+
+    Those that cannot be read stay, and are reported where they are read. Where none has so many, all stay:
+    that is an error of whoever asked for it.
+
+    Args:
+        dataset: Of any kind; images, and what is held in memory, stay as they are.
+        channels: How many; None takes all.
+
+    Raises:
+        UserError: A class would be left without any.
+    """
+    if channels is None or not isinstance(dataset, VolumeDataset) or dataset.images is not None:
+        return dataset
+    found = _every_channels(dataset, channels)
+    others = (found != channels) & (found > 0)
+    if not others.any() or channels not in found:
+        return dataset
+    kind = INPUTS[dataset.axes]
+    if dataset.task == "single-label":
+        lost = np.setdiff1d(dataset.labels[others], dataset.labels[found == channels])
+        if len(lost):
+            names = listed([dataset.classes[label] for label in lost])
+            raise UserError(f"channels={channels}: leaves no {kind} of class {names}, which have others")
+    counts = " or ".join(map(str, np.unique(found[others])))
+    dataset.listing.warnings.append(
+        f"{others.sum():,} of {len(dataset):,} {kind} have {counts} channels, not {channels}, and are left "
+        f"out, such as {dataset.names[others.argmax()]}"
+    )
+    return dataset.select(np.flatnonzero(~others))
+
+
+def _every_channels(dataset: VolumeDataset, channels: int) -> NDArray[np.int64]:
+    """(N,) how many channels each has, by its header; 0 where that cannot be read."""
+
+    def read(index: int) -> int:
+        try:
+            return read_volume_header(dataset.source(index), dataset.axes, channels).channels
+        except ImageDecodeError:
+            return 0
+
+    progress = LoggedProgress(f"reading headers of {INPUTS[dataset.axes]}", first=3.0)
+    found = np.zeros(len(dataset), np.int64)
+    with ThreadPoolExecutor(4) as pool:
+        for index, count in enumerate(pool.map(read, range(len(dataset)))):
+            found[index] = count
+            progress(index + 1, len(dataset))
+    return found
 
 
 def _not_shown() -> UserError:

@@ -122,7 +122,7 @@ def measure_window(
     samples = [sample for sample in found if isinstance(sample, _Sample)]
     if not samples:
         first = next((error for error in found if isinstance(error, ImageDecodeError)), None)
-        raise none_decoded(len(positions), first)
+        raise none_decoded(len(positions), first, dims=dataset.dims)
     pooled = np.concatenate([sample.values for sample in samples])
     formats = {header.format for header in dataset.some_headers}
     by_channel = channels not in (1, 3) or formats <= {"NPY", "NPZ", "array"}

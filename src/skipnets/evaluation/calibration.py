@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.axes import worded
+from skipnets.axes import INPUTS, worded
 from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.dataset import ImageDataset, saying_once
 from skipnets.data.options import DataOptions
@@ -257,7 +257,11 @@ def calibrate(
     temperature = fit["temperature"]
     images, training = calibration_images(classifier, data, split, download=download, options=options)
     by_logits = classifier.task == "single-label"
-    lacking = "the training images are not there" if training is None else _without_features(classifier)
+    lacking = (
+        f"the training {INPUTS[evaluation.dims]} are not there"
+        if training is None
+        else _without_features(classifier)
+    )
     if lacking is not None:
         found = "are recognized by the logits alone" if by_logits else "cannot be recognized"
         warnings.append(f"{lacking}, so outliers {found}")
@@ -330,13 +334,17 @@ def _probability_fit(
     try:
         temperature = fit(logits, labels)
     except HardlyAMistakeError as error:
-        warnings.append(f"{evaluation.data} ({evaluation.split}): {error}; it stays {temperature:.4g}")
+        reason = worded(str(error), evaluation.dims)
+        warnings.append(f"{evaluation.data} ({evaluation.split}): {reason}; it stays {temperature:.4g}")
     except NoTemperatureError as error:
-        raise UserError(f"{evaluation.data} ({evaluation.split}): {error}") from error
+        raise UserError(
+            f"{evaluation.data} ({evaluation.split}): {worded(str(error), evaluation.dims)}"
+        ) from error
     if several:
         sets = label_scores(sigmoid(logits, temperature), labels)
         if sets is None:
-            warnings.append("no image is known to have a label, so there are no prediction sets")
+            unlabeled = "no image is known to have a label, so there are no prediction sets"
+            warnings.append(worded(unlabeled, evaluation.dims))
     else:
         of_classes = class_scores(softmax(logits, temperature), score)
         sets = CalibrationScores.of(of_classes[np.arange(len(labels)), labels])
@@ -372,9 +380,8 @@ def _number_fit(
     if joint:
         scores = joint_scores(residuals, [scale.std for scale in scales])
         if scores is None:
-            raise UserError(
-                f"{evaluation.data} ({evaluation.split}): has no image with all numbers, which joint needs"
-            )
+            nothing = worded("has no image with all numbers, which joint needs", evaluation.dims)
+            raise UserError(f"{evaluation.data} ({evaluation.split}): {nothing}")
     return {
         "temperature": 1.0,
         **dict.fromkeys(("nll_before", "nll_after", "ece_before", "ece_after")),
@@ -414,9 +421,10 @@ def _held_out_split(
         and not isinstance(data, ImageDataset)
         and classifier.provenance.get("data") == str(data)
     ):
+        kind = INPUTS[classifier.preprocessing.dims]
         raise UserError(
             f"{data}: the classifier was trained on these data, and no splits.csv beside it says which "
-            "images: name its run folder, or images that it has not seen"
+            f"{kind}: name its run folder, or {kind} that it has not seen"
         )
     return "all"
 

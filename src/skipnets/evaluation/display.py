@@ -81,7 +81,9 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
     )
     overall = properties_table({name: value for name, value in rows.items() if value})
     folds = (
-        [fold_table(metrics["folds"], metrics["between_folds"], _FOLD_COLUMNS)] if "folds" in metrics else []
+        [fold_table(metrics["folds"], metrics["between_folds"], _FOLD_COLUMNS, noun=inputs_noun(metrics))]
+        if "folds" in metrics
+        else []
     )
     return [
         overall,

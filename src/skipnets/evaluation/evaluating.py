@@ -212,9 +212,11 @@ def evaluate(
     name = _name_of(data, dataset, record if runs_own else None)
     if not len(chosen):
         if runs_own and record is not None and "folds" in classifier.provenance:
-            raise UserError(f"split={split}: {_why_not_in_folds(split, record)}")
+            raise UserError(f"split={split}: {_why_not_in_folds(split, record, dataset.dims)}")
         available = ", ".join(str(part) for part in np.unique(dataset.splits))
-        raise UserError(f"split={split}: {name} has images only in: {available or 'no split'}")
+        raise UserError(
+            f"split={split}: {name} has {INPUTS[dataset.dims]} only in: {available or 'no split'}"
+        )
     if chosen.task != classifier.task:
         kind = "regression" if classifier.task == "regression" else f"{classifier.task} classifier"
         raise UserError(
@@ -308,12 +310,12 @@ def evaluate_classes(
     return evaluation
 
 
-def _why_not_in_folds(split: str, record: _RunRecord) -> str:
+def _why_not_in_folds(split: str, record: _RunRecord, dims: int) -> str:
     """Why a run with folds has no such split, and what to do."""
-    run = record.splits.parent
+    run, kind = record.splits.parent, INPUTS[dims]
     return (
-        f"{run} is a run with folds without a {split} split, so its networks have seen all other images; "
-        f"out-of-fold results are in {run / run_folder.EVALUATION}; for the ensemble, name labeled images "
+        f"{run} is a run with folds without a {split} split, so its networks have seen all other {kind}; "
+        f"out-of-fold results are in {run / run_folder.EVALUATION}; for the ensemble, name labeled {kind} "
         "that it has not seen"
     )
 
@@ -422,7 +424,7 @@ def _predict_all(
             progress(done, len(dataset))
     if not read:
         first = next(iter(failures.values()))
-        raise UserError(f"none of the {done} images could be read; the first: {first}")
+        raise UserError(f"none of the {done} {INPUTS[dataset.dims]} could be read; the first: {first}")
     features = np.concatenate(embedded) if embed else None
     return np.concatenate(read), np.concatenate(logits), features, failures
 
@@ -576,7 +578,7 @@ def _name_of(
         return os.fspath(data)
     if record is not None and record.data is not None:
         return record.data
-    return "images in memory" if dataset.root is None else str(dataset.root)
+    return f"{INPUTS[dataset.dims]} in memory" if dataset.root is None else str(dataset.root)
 
 
 def _labels_by_name(dataset: ImageDataset, classes: tuple[str, ...], name: str) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ def fold_table(
     columns: Mapping[str, tuple[str, Callable[[float], str]]],
     *,
     heading: str = "fold",
+    noun: str = "images",
 ) -> Table:
     """A row for each fold, and two for all.
 
@@ -27,6 +28,7 @@ def fold_table(
         spread: Name of a metric → its "mean" and "std" over the folds.
         columns: Name of a metric → its title, and how its value becomes text.
         heading: Of the first column.
+        noun: What was evaluated.
     """
 
     def cells(values: Mapping[str, float | None]) -> list[str]:
@@ -35,7 +37,7 @@ def fold_table(
             for name, (_, as_text) in columns.items()
         ]
 
-    headings: dict[str, Any] = {heading: "left", "images": "right", "best epoch": "right"}
+    headings: dict[str, Any] = {heading: "left", noun: "right", "best epoch": "right"}
     return make_table(
         headings | {title: "right" for title, _ in columns.values()},
         [

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from skipnets import run_folder
+from skipnets.axes import worded
 from skipnets.evaluation.multi_label import LABEL_METRICS, measure_labels
 from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation, read_label_predictions
 from skipnets.evaluation.out_of_fold import joined, spread
@@ -99,13 +100,13 @@ class LabelsOutOfFold(MultiLabelEvaluation):
     @property
     @override
     def warnings(self) -> list[str]:
-        return [
-            *super().warnings,
+        caveats = (
             "these are the metrics of the folds' models, at the thresholds of each; the ensemble of them, "
             "whose thresholds are listed, has seen all of these images",
             "AUROC and average precision over all images rank the predictions of different models together: "
             "where these differ in how high their probabilities are, both are below those of the folds",
-        ]
+        )
+        return [*super().warnings, *(worded(caveat, self.dims) for caveat in caveats)]
 
     @override
     def to_dict(self) -> dict[str, Any]:
@@ -168,6 +169,7 @@ def labels_out_of_fold(
         groups=of_images,
         failures=order.failures,
         known=order.known,
+        dims=order.dims,
         fold_of=order.fold_of,
         folds=rows,
         between=[

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.axes import worded
+from skipnets.axes import INPUTS, worded
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.fold_table import fold_table
 from skipnets.evaluation.multi_label import LABEL_METRICS, SUMMARIES, MultiLabelMetrics, all_right
@@ -84,19 +84,19 @@ class MultiLabelEvaluation(SavedEvaluation):
     @property
     def warnings(self) -> list[str]:
         """Caveats, one sentence each."""
-        found = super().warnings
+        found, kind = super().warnings, INPUTS[self.dims]
         areas, limits = self.metrics.labels["auroc"], self.metrics.intervals["auroc"]
         if self.metrics.groups == 1:
-            found.append("all images are of one group: how much metrics vary among groups is not known")
+            found.append(f"all {kind} are of one group: how much metrics vary among groups is not known")
         elif (np.isfinite(areas) & np.isnan(limits[:, 0])).any():
             found.append(
-                "AUROC and average precision have no intervals: so many images take too long to resample"
+                f"AUROC and average precision have no intervals: so many {kind} take too long to resample"
             )
         for count, what in ((self.metrics.present, "have"), (self.metrics.absent, "lack")):
             names = [name for name, images in zip(self.classes, count, strict=True) if not images]
             if names:
                 found.append(
-                    f"no images that are known to {what} {listed(names)}: AUROC and average precision are "
+                    f"no {kind} that are known to {what} {listed(names)}: AUROC and average precision are "
                     "undefined, and means over the labels leave them out"
                 )
         return found
@@ -224,7 +224,7 @@ def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
         properties_table(rows),
         overall,
         *(
-            [fold_table(metrics["folds"], metrics["between_folds"], _FOLD_COLUMNS)]
+            [fold_table(metrics["folds"], metrics["between_folds"], _FOLD_COLUMNS, noun=noun)]
             if "folds" in metrics
             else []
         ),

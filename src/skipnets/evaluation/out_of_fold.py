@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from skipnets.axes import worded
 from skipnets.evaluation.evaluating import Evaluation
 from skipnets.evaluation.metrics import measure
 
@@ -83,7 +84,7 @@ class OutOfFold(Evaluation):
     @property
     @override
     def warnings(self) -> list[str]:
-        return [*super().warnings, FOLDS_WARNING]
+        return [*super().warnings, worded(FOLDS_WARNING, self.dims)]
 
     @override
     def to_dict(self) -> dict[str, Any]:
@@ -134,6 +135,7 @@ def out_of_fold(
         temperature=1.0,
         failures=order.failures,
         known=order.known,
+        dims=order.dims,
         groups=[groups.get(name, "") for name in order.names],
         fold_of=order.fold_of,
         folds=[fold.to_dict() for fold in folds],
@@ -166,6 +168,7 @@ class JoinedFolds:
         fold_of: (N,) the fold of each image, from 1.
         failures: Name → reason, of the images that could not be read.
         known: As of `known_in_folds`.
+        dims: Spatial axes: 3 of volumes, 1 of signals.
     """
 
     rows: NDArray[np.int64]
@@ -173,6 +176,7 @@ class JoinedFolds:
     fold_of: NDArray[np.int64]
     failures: dict[str, str]
     known: dict[str, int]
+    dims: int
 
 
 def joined(folds: Sequence[AnyFold]) -> JoinedFolds:
@@ -185,6 +189,7 @@ def joined(folds: Sequence[AnyFold]) -> JoinedFolds:
         fold_of=np.repeat([fold.number for fold in folds], [len(fold.names) for fold in folds])[rows],
         failures={name: reason for fold in folds for name, reason in fold.metrics["failures"].items()},
         known=known_in_folds([fold.metrics for fold in folds]),
+        dims=folds[0].metrics.get("dims", 2),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets import run_folder
+from skipnets.axes import INPUTS
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.confusion import save_figure
 from skipnets.evaluation.fold_table import fold_table
@@ -76,14 +77,17 @@ class RegressionEvaluation(SavedEvaluation):
     @property
     def warnings(self) -> list[str]:
         """Caveats, one sentence each."""
-        found = super().warnings
+        found, kind = super().warnings, INPUTS[self.dims]
         if self.metrics.groups == 1:
-            found.append("all images are of one group: how much metrics vary among groups is not known")
+            found.append(f"all {kind} are of one group: how much metrics vary among groups is not known")
         of_targets = list(zip(self.targets, self.metrics.known, self.metrics.targets["r2"], strict=True))
         if constant := [name for name, known, r2 in of_targets if known and np.isnan(r2)]:
-            found.append(f"R² of {listed(constant)} is undefined: all images have the same number")
+            found.append(f"R² of {listed(constant)} is undefined: all {kind} have the same number")
         if unknown := [name for name, known, _ in of_targets if not known]:
-            found.append(f"no image has a number for {listed(unknown)}: all of its metrics are undefined")
+            found.append(
+                f"no {kind.removesuffix('s')} has a number for {listed(unknown)}: all of its metrics are "
+                "undefined"
+            )
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,7 +167,7 @@ def regression_tables(metrics: Mapping[str, Any]) -> list[Table]:
     cells = [
         [row["name"] if index == 0 else "", *each]
         for row in metrics["targets"]
-        for index, each in enumerate(_metric_cells(row, images=some_unknown))
+        for index, each in enumerate(_metric_cells(row, counted=noun if some_unknown else None))
     ]
     targets = make_table(
         {"target": "left", "metric": "left", "value": "right", "95% interval": "right"}, cells
@@ -176,8 +180,13 @@ def regression_tables(metrics: Mapping[str, Any]) -> list[Table]:
     ]
 
 
-def _metric_cells(row: Mapping[str, Any], *, images: bool) -> list[list[str]]:
-    """For each metric of a target its title, value and interval; then the range of its true values."""
+def _metric_cells(row: Mapping[str, Any], *, counted: str | None) -> list[list[str]]:
+    """For each metric of a target its title, value and interval; then the range of its true values.
+
+    Args:
+        row: Of a target.
+        counted: What is counted, such as "images"; None counts nothing.
+    """
     cells = []
     for name, title in TITLES.items():
         if name in row:
@@ -186,7 +195,7 @@ def _metric_cells(row: Mapping[str, Any], *, images: bool) -> list[list[str]]:
             cells.append([title, metric_text(name, row[name]), limits])
     low, high = row["lowest"], row["highest"]
     cells.append(["true values", "–" if low is None else f"{number_text(low)} to {number_text(high)}", ""])
-    return [*cells, ["images", f"{row['images']:,}", ""]] if images else cells
+    return [*cells, [counted, f"{row['images']:,}", ""]] if counted else cells
 
 
 def _fold_tables(metrics: Mapping[str, Any]) -> list[Table]:
@@ -199,7 +208,7 @@ def _fold_tables(metrics: Mapping[str, Any]) -> list[Table]:
         ]
         columns = {name: (TITLES[name], partial(metric_text, name)) for name in TITLES if name in spread}
         heading = "fold" if len(metrics["targets"]) == 1 else f"{row['name']}: fold"
-        tables.append(fold_table(folds, spread, columns, heading=heading))
+        tables.append(fold_table(folds, spread, columns, heading=heading, noun=inputs_noun(metrics)))
     return tables[:_TARGETS_BY_FOLD]
 
 

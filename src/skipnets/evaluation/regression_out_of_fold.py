@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from skipnets import run_folder
+from skipnets.axes import worded
 from skipnets.evaluation.out_of_fold import FOLDS_WARNING, joined, spread
 from skipnets.evaluation.regression import measure_numbers
 from skipnets.evaluation.regression_evaluation import RegressionEvaluation, read_number_predictions
@@ -84,7 +85,7 @@ class NumbersOutOfFold(RegressionEvaluation):
     @property
     @override
     def warnings(self) -> list[str]:
-        return [*super().warnings, FOLDS_WARNING]
+        return [*super().warnings, worded(FOLDS_WARNING, self.dims)]
 
     @override
     def to_dict(self) -> dict[str, Any]:
@@ -147,6 +148,7 @@ def numbers_out_of_fold(
         groups=of_images,
         failures=order.failures,
         known=order.known,
+        dims=order.dims,
         fold_of=order.fold_of,
         folds=[fold.to_dict(list(metrics.targets)) for fold in folds],
     )

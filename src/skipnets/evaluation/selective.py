@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.axes import INPUTS, worded
 from skipnets.classifier import Classifier
 from skipnets.prediction import SET_SEPARATOR
 from skipnets.selection import Selection
@@ -183,10 +184,12 @@ def _within(
 def selective_rows(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Rows for the table of an evaluation, from the entries of `Selective.measure`."""
     rows = {}
-    several = metrics.get("task") == "multi-label"
+    several, dims = metrics.get("task") == "multi-label", metrics.get("dims", 2)
     if sets := metrics.get("prediction_sets"):
         measured = percent(sets["measured"])
-        covered, noun = ("of an image's labels", "labels") if several else ("covered", "classes")
+        covered, noun = (
+            (worded("of an image's labels", dims), "labels") if several else ("covered", "classes")
+        )
         rows[f"sets with coverage {sets['coverage']:g}"] = (
             f"{measured} {covered}{_limits(sets['interval'])}, {sets['mean_size']:.2f} {noun} on average"
         )
@@ -206,7 +209,7 @@ def selective_rows(metrics: Mapping[str, Any]) -> dict[str, str]:
             )
     if rejection := metrics.get("rejection"):
         rows[f"rejected at {rejection['reject']:g}"] = (
-            f"{percent(rejection['rejected'])} of the images{_limits(rejection['interval'])}"
+            f"{percent(rejection['rejected'])} of the {INPUTS[dims]}{_limits(rejection['interval'])}"
         )
         right = "all labels right" if several else "accuracy"
         for part in ("kept", "rejected"):

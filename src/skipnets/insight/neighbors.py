@@ -26,6 +26,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from skipnets.axes import INPUTS
 from skipnets.batch_prediction import fingerprint
 from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.loading import evaluation_batches
@@ -116,7 +117,7 @@ class Search(Display):
         """Tables that `print` and notebooks show."""
         return [
             make_table(
-                {"image": "left", "similarity": "right"},
+                {INPUTS[self.preprocessing.dims].removesuffix("s"): "left", "similarity": "right"},
                 [(found.source, f"{found.similarity:.3f}") for found in row],
                 title=query,
             )
@@ -191,7 +192,8 @@ class Search(Display):
             + "</div></section>"
             for query, row in zip(self.queries, self.neighbors, strict=True)
         )
-        return _PAGE.format(images=f"{self.images:,}", sections=sections)
+        kind = INPUTS[self.preprocessing.dims]
+        return _PAGE.format(kind=kind, count=f"{self.images:,}", sections=sections)
 
     def _names(self) -> dict[str, str]:
         """What each image is called: with its folder, which is the class where each class has one."""
@@ -486,7 +488,7 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Similar images</title>
+<title>Similar {kind}</title>
 <style>
 :root {{ color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif }}
 body {{ margin: 0 auto; padding: 1rem; max-width: 1400px }}
@@ -502,7 +504,7 @@ img {{ width: 100%; image-rendering: auto }}
 figcaption {{ overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: .85rem }}
 figcaption span {{ display: block; opacity: .7 }}
 </style>
-<h1>Similar images among {images}</h1>
+<h1>Similar {kind} among {count}</h1>
 {sections}
 </html>
 """

@@ -39,7 +39,8 @@ class RDNetConfig(ModelConfig):
         compression: Share of the channels that the convolution between two blocks keeps, rounded likewise.
         layer_scale: Start of the learned factor of each channel of a layer's output; 0 for no such factor.
         norm: As in other families. No activation follows a norm: `"filter-response"` has no threshold, and
-            `"evonorm-s0"`, which normalizes nothing without its own nonlinearity, keeps that.
+            `"evonorm-s0"`, which normalizes nothing without its own nonlinearity, keeps that. Pooled features
+            have the norm of `"layer2d"`.
         activation: Between the 1×1 convolutions of a dense layer: `"gelu"`, `"relu"`, `"silu"`
             (x·sigmoid(x)) or `"hard_swish"`.
     """
@@ -91,8 +92,8 @@ class RDNetConfig(ModelConfig):
 
     @property
     def head_norm(self) -> Norm:
-        """The norm of the pooled features: where the others' is of maps, over the channels."""
-        return self.norm if self.norm in ("group", None) else "layer2d"
+        """The norm of the pooled features, over all of them: groups of one value would hold nothing."""
+        return None if self.norm is None else "layer2d"
 
     @property
     def norm_keeps_nonlinearity(self) -> bool:

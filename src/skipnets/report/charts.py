@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
+from skipnets.axes import worded
 from skipnets.evaluation.reliability import Reliability
 from skipnets.training.curves import (
     MEASURES,
@@ -109,10 +110,10 @@ def draw_learning(rows: Sequence[Row], best_epoch: int) -> tuple[str, str, str]:
     )
 
 
-def draw_measures(rows: Sequence[Row]) -> dict[str, str]:
+def draw_measures(rows: Sequence[Row], dims: int = 2) -> dict[str, str]:
     """What else was measured in each epoch (gradient norm, speed, cost): title → small chart."""
     return {
-        title: chart(
+        worded(title, dims): chart(
             f"learning-{name}", lambda axes, name=name: plot_measure(axes, rows, name, _PALETTE), _SMALL
         )
         for name, title in MEASURES.items()

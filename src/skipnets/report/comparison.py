@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from skipnets.axes import INPUTS
 from skipnets.errors import UserError, check_path, listed
 from skipnets.evaluation.intervals import Interval, auroc_interval, mean_interval, wilson_interval
 from skipnets.report.bootstrap import METRICS, bootstrap_p, resample, spread_interval, weighted_metrics
@@ -106,10 +107,6 @@ class Comparison(PairedComparison):
     metrics: tuple[MetricValues, ...]
     differences: tuple[Difference, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return asdict(self)
-
     def metric_tables(self) -> list[Table]:
         """The metrics of all runs."""
         return [
@@ -137,7 +134,8 @@ class Comparison(PairedComparison):
             if each.run == run:
                 if each.only_run_right is not None:
                     only_run, only_first = each.only_run_right, each.only_first_right
-                    title += f": alone correct on {only_run:,} images, alone wrong on {only_first:,}"
+                    kind = INPUTS[self.dims]
+                    title += f": alone correct on {only_run:,} {kind}, alone wrong on {only_first:,}"
                 difference = _format(each.metric, each.difference, sign=True)
                 limits = _limits(each.metric, each.interval, sign=True)
                 rows.append([_TITLES[each.metric], difference, limits, f"{each.p:.3g}", each.verdict])
@@ -223,6 +221,7 @@ def compare(
         ),
         differences=tuple(sorted(differences, key=lambda each: names.index(each.run))),
         notes=tuple(_notes(every, names, samples)),
+        dims=first.evaluation.get("dims", 2),
     )
 
 

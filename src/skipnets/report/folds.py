@@ -14,6 +14,7 @@ import pyarrow.parquet
 from markupsafe import Markup
 
 from skipnets import run_folder
+from skipnets.axes import worded
 from skipnets.classifier import Classifier, load
 from skipnets.evaluation.display import headline
 from skipnets.evaluation.intervals import wilson_interval
@@ -106,7 +107,7 @@ def fold_section(run: Run, evaluation: dict[str, Any]) -> dict[str, Any] | None:
             {"name": title, "cells": cells({name: spread[name][key] for name in columns})}
             for title, key in (("Mean", "mean"), ("SD", "std"))
         ],
-        "learning_title": _LEARNING[task],
+        "learning_title": worded(_LEARNING[task], evaluation.get("dims", 2)),
         "learning": Markup(  # noqa: S704 - drawn here, from numbers alone
             charts.draw_fold_learning([fold.rows for fold in run.folds])
         ),

@@ -6,7 +6,7 @@ Shapes: N images, K labels, B resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from skipnets.errors import UserError, listed
 from skipnets.evaluation.delong import delong_test
 from skipnets.evaluation.intervals import Interval
 from skipnets.evaluation.multi_label import group_numbers
+from skipnets.evaluation.saving import inputs_noun
 from skipnets.report.label_results import LabelResults, read_label_results
 from skipnets.report.pairing import PairedComparison, caveats, difference_table, holm, matched, verdict
 
@@ -63,7 +64,7 @@ class LabelComparison(PairedComparison):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
-        return {"task": "multi-label", **asdict(self)}
+        return {"task": "multi-label", **super().to_dict()}
 
     def difference_table(self, run: str) -> Table:
         """The table of a run's differences from the first."""
@@ -117,15 +118,15 @@ def compare_labels(folders: Sequence[Path], names: Sequence[str]) -> LabelCompar
                 )
             )
     adjusted = holm([each.p for each in differences])
-    notes = caveats(every, names)
+    notes, kind = caveats(every, names), inputs_noun(first.evaluation)
     notes.append(
         f"p-values are DeLong's, adjusted (Holm) for {counted(len(differences), 'comparison')}; intervals "
         "are not"
     )
     if first.groups is not None:
-        notes.append("images of one group are taken together (Obuchowski's form of DeLong's test)")
+        notes.append(f"{kind} of one group are taken together (Obuchowski's form of DeLong's test)")
     if left_out:
-        notes.append(f"too few images with or without {listed(sorted(set(left_out)))} to compare its AUROC")
+        notes.append(f"too few {kind} with or without {listed(sorted(set(left_out)))} to compare its AUROC")
     return LabelComparison(
         runs=tuple(names),
         data=str(first.evaluation["data"]),
@@ -136,6 +137,7 @@ def compare_labels(folders: Sequence[Path], names: Sequence[str]) -> LabelCompar
             for each, p in zip(differences, adjusted, strict=True)
         ),
         notes=tuple(notes),
+        dims=first.evaluation.get("dims", 2),
     )
 
 

@@ -12,11 +12,13 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from skipnets.axes import worded
 from skipnets.classifier import Classifier
 from skipnets.data.multi_label import labels_from_texts
 from skipnets.data.splits import SPLITS
 from skipnets.evaluation.multi_label import MultiLabelMetrics, measure_labels
 from skipnets.evaluation.reliability import binary_reliability
+from skipnets.evaluation.saving import inputs_noun
 from skipnets.report import charts
 from skipnets.report.gallery import Thumbnails
 from skipnets.report.label_results import LabelResults
@@ -61,9 +63,10 @@ def label_sections(
         temperature=results.temperature,
         groups=results.groups,
     )
+    kind = inputs_noun(results.evaluation)
     return {
-        "tiles": _tiles(metrics),
-        "unit": "images" if metrics.groups is None else f"{metrics.groups:,} groups of images",
+        "tiles": _tiles(metrics, results.evaluation.get("dims", 2)),
+        "unit": kind if metrics.groups is None else f"{metrics.groups:,} groups of {kind}",
         "rule": (rule := classifier.provenance.get("thresholds", {})),
         "chosen_by": _RULES.get(rule.get("rule", ""), rule.get("rule", "")),
         "labels": _labels(results, metrics),
@@ -74,7 +77,7 @@ def label_sections(
     }
 
 
-def _tiles(metrics: MultiLabelMetrics) -> list[dict[str, Any]]:
+def _tiles(metrics: MultiLabelMetrics, dims: int) -> list[dict[str, Any]]:
     """Means over the labels, each with its interval, and how many images are right as a whole."""
     tiles = []
     for name, (title, format_value, meaning) in _MEANINGS.items():
@@ -82,7 +85,7 @@ def _tiles(metrics: MultiLabelMetrics) -> list[dict[str, Any]]:
         tiles.append(
             {
                 "title": title,
-                "meaning": meaning,
+                "meaning": worded(meaning, dims),
                 "value": format_value(metrics.macro[name]),
                 "interval": None
                 if interval is None
@@ -90,7 +93,7 @@ def _tiles(metrics: MultiLabelMetrics) -> list[dict[str, Any]]:
             }
         )
     exact = {"title": "All labels right", "value": percent(metrics.exact), "interval": None}
-    return [*tiles, {**exact, "meaning": "share of images without any mistake"}]
+    return [*tiles, {**exact, "meaning": worded("share of images without any mistake", dims)}]
 
 
 def _labels(results: LabelResults, metrics: MultiLabelMetrics) -> list[dict[str, Any]]:
@@ -124,14 +127,14 @@ def _calibration(results: LabelResults, metrics: MultiLabelMetrics) -> dict[str,
     """Reliability of all labels together, and of the labels with the largest error alone."""
     known = np.isfinite(results.labels)
     pairs = binary_reliability(results.probabilities[known], results.labels[known] == 1)
-    names = ("probability", "share with the label", "pairs")
+    names, kind = ("probability", "share with the label", "pairs"), inputs_noun(results.evaluation)
     single = []
     for index in np.argsort(-np.nan_to_num(metrics.ece), kind="stable")[:_SINGLE_CURVES].tolist():
         probability, present = _known(results, index)
         if not len(present):
             continue
         bins = binary_reliability(probability, present)
-        chart = charts.draw_reliability(bins, f"reliability-{index}", names=(*names[:2], "images"))
+        chart = charts.draw_reliability(bins, f"reliability-{index}", names=(*names[:2], kind))
         single.append(
             {
                 "name": results.classes[index],

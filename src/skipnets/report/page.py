@@ -22,6 +22,7 @@ import numpy as np
 from markupsafe import Markup
 
 from skipnets import run_folder
+from skipnets.axes import worded
 from skipnets.classifier import Classifier, describe, load
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
@@ -36,6 +37,7 @@ from skipnets.evaluation.evaluating import evaluate_classes, open_own_images
 from skipnets.evaluation.intervals import wilson_interval
 from skipnets.evaluation.metrics import Metrics, measure
 from skipnets.evaluation.reliability import reliability
+from skipnets.evaluation.saving import inputs_noun
 from skipnets.files import atomic_path
 from skipnets.probabilities import softmax
 from skipnets.report import charts
@@ -262,19 +264,21 @@ def _about(run: Run, results: AnyResults, thumbnails: Thumbnails, moved: str | N
         "Model file": f"{run.model} ({model['bytes'] / 2**20:.1f} MiB)",
     }
     notes = list(results.evaluation.get("warnings", ()))
+    noun = inputs_noun(results.evaluation).removesuffix("s")
     if run.skipped:
-        unreadable = counted(len(run.skipped), "image")
+        unreadable = counted(len(run.skipped), noun)
         notes.append(f"{unreadable} could not be read during training and left out")
     if moved is not None:
-        notes.append(f"the images are not shown: {moved}")
+        notes.append(f"the {noun}s are not shown: {moved}")
     elif thumbnails.missing:
-        notes.append(f"{thumbnails.missing:,} images are not shown: they are no longer where they were")
+        notes.append(f"{thumbnails.missing:,} {noun}s are not shown: they are no longer where they were")
     return {
         "model": _names(model),
         "title": Path(results.evaluation["data"]).name or results.evaluation["data"],
         "data": results.evaluation["data"],
         "split": results.evaluation["split"],
         "images": len(results.names),
+        "noun": noun,
         "unseen": (results.evaluation.get("known") or {"train": 1})["train"] == 0,
         "created": None if joins_runs else model["provenance"].get("created"),
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -314,7 +318,7 @@ def _facts_of_training(
     libraries = environment.get("libraries", {})
     machine = environment.get("gpus") or [environment.get("processor", "unknown")]
     return {
-        "Data": f"{config.data}: " + _division(counts, folds=len(run.folds)),
+        "Data": f"{config.data}: " + _division(counts, folds=len(run.folds), dims=config.dims or 2),
         "Model": ("" if len(runs) == 1 else f"ensemble of {len(runs)} ")
         + f"{model['architecture']['name']}, {model['parameters']:,} parameters"
         + ("" if len(runs) == 1 else f" ({model['parameters'] // len(runs):,} each)"),
@@ -340,17 +344,18 @@ def _class_noun(results: AnyResults) -> str:
     return "Labels" if isinstance(results, LabelResults) else "Classes"
 
 
-def _division(counts: Mapping[str, int], folds: int = 0) -> str:
+def _division(counts: Mapping[str, int], *, folds: int = 0, dims: int = 2) -> str:
     """How many images are in each split, or in the folds."""
     if not folds:
         return ", ".join(f"{counts[split]:,} {split}" for split in SPLITS)
     in_folds = f"{counts['train']:,} images in {folds} folds, validation images cut from the others in each"
-    return in_folds + (f"; {counts['test']:,} test" if counts["test"] else "; no test split")
+    return worded(in_folds, dims) + (f"; {counts['test']:,} test" if counts["test"] else "; no test split")
 
 
 def _tiles(results: Results, metrics: Metrics, sample: dict[str, Any]) -> list[dict[str, Any]]:
     """Metrics at the top of the page, each with its interval."""
     formats = {"percent": percent, "number": decimal, "area": area}
+    dims = results.evaluation.get("dims", 2)
     tiles = []
     for name, (title, format_name, meaning) in _METRICS.items():
         value = getattr(metrics, name)
@@ -361,7 +366,7 @@ def _tiles(results: Results, metrics: Metrics, sample: dict[str, Any]) -> list[d
         tiles.append(
             {
                 "title": title,
-                "meaning": meaning,
+                "meaning": worded(meaning, dims),
                 "value": format_value(value),
                 "interval": None
                 if interval is None
@@ -394,7 +399,7 @@ def _learning(run: Run) -> dict[str, Any] | None:
     if not rows:
         return None
     loss, accuracy, rate = charts.draw_learning(rows, run.best_epoch)
-    measures = charts.draw_measures(rows)
+    measures = charts.draw_measures(rows, run.config.dims or 2)
     best = next((row for row in rows if row.epoch == run.best_epoch), rows[-1])
     return {
         "loss": Markup(loss),  # noqa: S704 - drawn here, from numbers alone
@@ -441,7 +446,7 @@ def _confusion(
         cells = [cell for cell in cells if cell.true != cell.predicted][:_CONFUSIONS]
     opened = {}
     for done, cell in enumerate(cells):
-        progress("images of the confusion matrix", done, len(cells))
+        progress(f"{inputs_noun(results.evaluation)} of the confusion matrix", done, len(cells))
         images = [_image(results, index, thumbnails.thumbnail(index)) for index in cell.shown]
         opened[cell.true, cell.predicted] = {
             "id": f"cell-{cell.true}-{cell.predicted}",
@@ -489,6 +494,7 @@ def _calibration(
 
     The classifier is None where several have predicted.
     """
+    kind = inputs_noun(results.evaluation)
     stored = classifier is not None and classifier.temperature != 1
     temperature, fitted_on, reason = 1.0, None, None
     if classifier is None:
@@ -496,9 +502,9 @@ def _calibration(
     elif stored:
         temperature = classifier.temperature
         record = classifier.provenance.get("calibration", {})
-        fitted_on = f"{record.get('images', '?')} images ({record.get('data')}, {record.get('split')})"
+        fitted_on = f"{record.get('images', '?')} {kind} ({record.get('data')}, {record.get('split')})"
     elif dataset is None or not len(dataset.split("val")):
-        reason = "there are no validation images to fit a temperature on"
+        reason = f"there are no validation {kind} to fit a temperature on"
     else:
         evaluation = evaluate_classes(
             classifier,
@@ -506,28 +512,30 @@ def _calibration(
             what="report",
             split="val",
             workers=workers,
-            progress=lambda done, total: progress("validation images, for the temperature", done, total),
+            progress=lambda done, total: progress(f"validation {kind}, for the temperature", done, total),
         )
         try:
             temperature = fit_temperature(evaluation.logits, evaluation.labels)
-            fitted_on = f"{len(evaluation.names):,} validation images"
+            fitted_on = f"{len(evaluation.names):,} validation {kind}"
             if len(evaluation.names) < FEW:
                 fitted_on += ", which is few"
         except NoTemperatureError as error:
-            reason = str(error)
+            reason = worded(str(error), results.evaluation.get("dims", 2))
     diagrams = []
     for title, at in (("Before", 1.0), ("After", temperature)):
         if title == "After" and fitted_on is None:
             continue
         bins = reliability(softmax(results.logits, at), results.labels)
         metrics = measure(results.logits, results.labels, temperature=at)
+        names = ("confidence", "accuracy", kind)
+        chart = charts.draw_reliability(bins, f"reliability-{title}", names=names)
         diagrams.append(
             {
                 "title": title,
                 "temperature": at,
                 "ece": metrics.ece,
                 "nll": metrics.nll,
-                "chart": Markup(charts.draw_reliability(bins, f"reliability-{title}")),  # noqa: S704
+                "chart": Markup(chart),  # noqa: S704
             }
         )
     return {"diagrams": diagrams, "stored": stored, "fitted_on": fitted_on, "reason": reason}

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from skipnets.axes import INPUTS
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.intervals import Interval
+from skipnets.evaluation.saving import inputs_noun
 from skipnets.tables import Display, make_table, properties_table
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class PairedComparison(Display):
         split: The split of these data.
         images: N.
         notes: Caveats, one sentence each.
+        dims: Spatial axes of what was evaluated: 3 of volumes, 1 of signals.
     """
 
     runs: tuple[str, ...]
@@ -63,6 +66,12 @@ class PairedComparison(Display):
     split: str
     images: int
     notes: tuple[str, ...]
+    dims: int = 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON; `dims` where it is not 2."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name != "dims" or value != 2}
 
     def difference_table(self, run: str) -> Table:
         """The table of a run's differences from the first."""
@@ -75,7 +84,9 @@ class PairedComparison(Display):
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
         return [
-            properties_table({"images": f"{self.images:,} ({self.data}, {self.split}), the same for all"}),
+            properties_table(
+                {INPUTS[self.dims]: f"{self.images:,} ({self.data}, {self.split}), the same for all"}
+            ),
             *self.metric_tables(),
             *(self.difference_table(run) for run in self.runs[1:]),
             *(properties_table({"note": note}) for note in self.notes),
@@ -99,8 +110,9 @@ def matched(first: Evaluated, other: Evaluated) -> tuple[list[int], list[int]]:
         )
     place = {name: index for index, name in enumerate(other.names)}
     if strange := sorted(set(first.names) ^ set(place)):
+        kind = inputs_noun(first.evaluation)
         raise UserError(
-            f"{pair}: their test images differ ({len(strange):,} are in one only: {listed(strange, 3)}); "
+            f"{pair}: their test {kind} differ ({len(strange):,} are in one only: {listed(strange, 3)}); "
             "train on the same splits, or evaluate both on the same data: "
             "skipnets evaluate RUN DATA --output FOLDER"
         )
@@ -182,7 +194,7 @@ def caveats(every: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
         if evaluation["data"] != first["data"]:
             found.append(
                 f"{name} was evaluated on {evaluation['data']}, {names[0]} on {first['data']}; "
-                "names and labels of the images are the same"
+                f"names and labels of the {inputs_noun(first)} are the same"
             )
         found += [f"{name}: {warning}" for warning in evaluation.get("warnings", ())]
     return found

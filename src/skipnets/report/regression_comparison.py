@@ -8,7 +8,7 @@ Shapes: N images, T targets, B resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from skipnets.evaluation.intervals import Interval
 from skipnets.evaluation.multi_label import draws, group_numbers
 from skipnets.evaluation.ratios import ratio
 from skipnets.evaluation.regression_evaluation import metric_text
+from skipnets.evaluation.saving import inputs_noun
 from skipnets.report.bootstrap import bootstrap_p, spread_interval
 from skipnets.report.pairing import PairedComparison, caveats, difference_table, holm, matched, verdict
 from skipnets.report.regression_results import RegressionResults, read_regression_results
@@ -69,7 +70,7 @@ class NumberComparison(PairedComparison):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
-        return {"task": "regression", **asdict(self)}
+        return {"task": "regression", **super().to_dict()}
 
     def difference_table(self, run: str) -> Table:
         """The table of a run's differences from the first."""
@@ -128,15 +129,15 @@ def compare_numbers(
                 )
             )
     adjusted = holm([each.p for each in differences])
-    notes = caveats(every, names)
+    notes, kind = caveats(every, names), inputs_noun(first.evaluation)
     notes.append(
         f"p-values are the paired bootstrap's, adjusted (Holm) for "
         f"{counted(len(differences), 'comparison')}; intervals are not"
     )
     if first.groups is not None:
-        notes.append("images of one group are drawn together")
+        notes.append(f"{kind} of one group are drawn together")
     if left_out := [target for target, is_few in zip(first.classes, few, strict=True) if is_few]:
-        notes.append(f"too few images with a number to compare {listed(left_out)}")
+        notes.append(f"too few {kind} with a number to compare {listed(left_out)}")
     return NumberComparison(
         runs=tuple(names),
         data=str(first.evaluation["data"]),
@@ -147,6 +148,7 @@ def compare_numbers(
             for each, p in zip(differences, adjusted, strict=True)
         ),
         notes=tuple(notes),
+        dims=first.evaluation.get("dims", 2),
     )
 
 

@@ -13,10 +13,12 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from skipnets.axes import worded
 from skipnets.data.splits import SPLITS
 from skipnets.data.targets import targets_from_texts
 from skipnets.evaluation.regression import RegressionMetrics, measure_numbers
 from skipnets.evaluation.regression_evaluation import TITLES, metric_text
+from skipnets.evaluation.saving import inputs_noun
 from skipnets.evaluation.scatter import plot_residuals, plot_scatter
 from skipnets.report import charts
 from skipnets.report.gallery import Thumbnails
@@ -55,9 +57,10 @@ def regression_sections(
     metrics = measure_numbers(
         results.predicted, results.numbers, ordinal=results.ordinal, groups=results.groups
     )
+    kind = inputs_noun(results.evaluation)
     return {
         "tiles": _tiles(results, metrics),
-        "unit": "images" if metrics.groups is None else f"{metrics.groups:,} groups of images",
+        "unit": kind if metrics.groups is None else f"{metrics.groups:,} groups of {kind}",
         "titles": [_title(name) for name in metrics.targets],
         "some_unknown": not np.isfinite(results.numbers).all(),
         "targets": _targets(results, metrics),
@@ -69,6 +72,7 @@ def regression_sections(
 
 def _tiles(results: RegressionResults, metrics: RegressionMetrics) -> list[dict[str, Any]]:
     """The metrics of the only target, or R² of each of the first targets."""
+    dims = results.evaluation.get("dims", 2)
     if len(results.classes) == 1:
         wanted = [(name, 0, _title(name), _MEANINGS[name]) for name in metrics.targets]
     else:
@@ -76,7 +80,7 @@ def _tiles(results: RegressionResults, metrics: RegressionMetrics) -> list[dict[
             ("r2", index, f"R² of {name}", _MEANINGS["r2"]) for index, name in enumerate(results.classes)
         ]
     return [
-        {"title": title, "meaning": meaning, **_value(metrics, name, index)}
+        {"title": title, "meaning": worded(meaning, dims), **_value(metrics, name, index)}
         for name, index, title, meaning in wanted[:_TILES]
     ]
 

@@ -74,7 +74,7 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
         if not (folder / name).is_file():
             raise UserError(
                 f"{folder} has no {name}: the run is not finished (skipnets train --resume {folder}), "
-                f"or had no test images (skipnets evaluate {folder} DATA --output {folder})"
+                f"or had no test split (skipnets evaluate {folder} DATA --output {folder})"
             )
     with reading(folder):
         return _read(folder)

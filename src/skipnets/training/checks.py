@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from skipnets import run_folder
+from skipnets.axes import INPUTS
 from skipnets.data.contents import contents
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.splits import read_split_rows
@@ -57,7 +58,8 @@ def check_images(splits: Path, dataset: ImageDataset) -> None:
         and (row.size, row.hash) != (content.size, content.hash)
     ]
     if replaced:
+        kind = INPUTS[dataset.dims]
         raise UserError(
-            f"resume: {len(replaced):,} of {len(sample):,} images looked at are not those that the run began "
+            f"resume: {len(replaced):,} of {len(sample):,} {kind} looked at are not those that the run began "
             f"with: {listed(replaced)}; put them back, or train again on the new ones"
         )

@@ -43,6 +43,8 @@ def with_components(config: TrainConfig, supplied: Supplied) -> Supplied:
             f"components={path}: are no part of skipnets: they take trust={path!r} (--trust {path}), which "
             "imports and runs that"
         ) from None
+    except UserError as error:
+        raise UserError(str(error).replace("trust=", "components=", 1)) from error
     try:
         returned = make()
     except UserError:

@@ -234,7 +234,8 @@ class TrainConfig:
     crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """With crop: fraction of the shorter side that is kept."""
     channels: Count | None = None
-    """1 for gray, 3 for color, or a number of bands. Default: what the images have, or the weights expect."""
+    """1 for gray, 3 for color, or a number of bands; volumes and signals of another number are left out.
+    Default: what the images have, or the weights expect."""
     window: tuple[float, ...] | None = None
     """Which values are black and white, in the images' own units (for CT, Hounsfield units); one pair, or one
     a channel. Default: found by `percentiles` where images have more than 8 bits, otherwise 0 to 255."""

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from skipnets.axes import INPUTS, worded
 from skipnets.files import atomic_path
 from skipnets.training.config import TrainConfig
 from skipnets.training.run import Row
@@ -68,7 +69,9 @@ PAPER = Palette(
 )
 
 
-def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str, note: str = "") -> None:
+def draw_curves(
+    rows: Sequence[Row], best_epoch: int, path: Path, *, title: str, note: str = "", dims: int = 2
+) -> None:
     """Draw losses, accuracy, learning rate, gradient norm, speed and memory over the epochs.
 
     Args:
@@ -77,6 +80,7 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
         path: A PNG file; an existing one is replaced.
         title: Title of the figure.
         note: Text below the charts, such as from `loss_note`.
+        dims: Spatial axes of the inputs, by which they are called.
     """
     best = next(row for row in rows if row.epoch == best_epoch)
     note = textwrap.fill(note, _NOTE_WIDTH)
@@ -100,7 +104,7 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
         for number, name in enumerate(measured):
             axes = figure.add_subplot(grid[1, 3 * number : 3 * number + 3])
             plot_measure(axes, rows, name, PAPER)
-            axes.set_title(MEASURES[name])
+            axes.set_title(worded(MEASURES[name], dims))
         if note:
             figure.supxlabel(note, fontsize=9.5, color=PAPER.soft, x=0.012, ha="left")
         with atomic_path(path) as temporary:
@@ -114,7 +118,8 @@ def loss_note(config: TrainConfig) -> str:
     on_images = {
         "MixUp": config.mixup,
         "CutMix": config.cutmix,
-        f"augmented images ({config.augmentation})": config.augmentation not in (None, "none"),
+        f"augmented {INPUTS[config.dims or 2]} ({config.augmentation})": config.augmentation
+        not in (None, "none"),
         "dropout": any(
             config.model_options.get(name) for name in ("drop_rate", "proj_drop_rate", "drop_path_rate")
         ),

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skipnets.axes import INPUTS
+from skipnets.axes import INPUTS, worded
 from skipnets.classifier import Classifier, load
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import Task
@@ -72,12 +72,14 @@ class Teacher:
                 f"{INPUTS[its_input.dims]}"
             )
         if classifier.task != task:
-            raise UserError(f"teacher={name}: must have {_HAS[task]}, not {_HAS[classifier.task]}")
+            wanted, found = (worded(_HAS[each], preprocessing.dims) for each in (task, classifier.task))
+            raise UserError(f"teacher={name}: must have {wanted}, not {found}")
         if set(classifier.classes) != set(classes):
             differing = sorted(set(classifier.classes) ^ set(classes))
             noun = {"multi-label": "labels", "regression": "targets"}.get(task, "classes")
             raise UserError(
-                f"teacher={name}: must have the {noun} of the images, not others: {listed(differing)}"
+                f"teacher={name}: must have the {noun} of the {INPUTS[preprocessing.dims]}, not others: "
+                f"{listed(differing)}"
             )
         for field in ("channels", "window", "bits"):
             its, ours = getattr(its_input, field), getattr(preprocessing, field)

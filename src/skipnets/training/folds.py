@@ -22,7 +22,7 @@ import numpy as np
 from torch import nn
 
 from skipnets import run_folder
-from skipnets.axes import worded
+from skipnets.axes import INPUTS, worded
 from skipnets.classifier import Classifier, load
 from skipnets.data.contents import contents
 from skipnets.data.dataset import ImageDataset
@@ -94,6 +94,7 @@ def train_folds(
         download=config.download,
         duplicates=config.duplicates,
         options=config.data_options,
+        channels=config.channels,
         copies_within=copies_within(config),
     )
     if config.splits is None:
@@ -225,7 +226,10 @@ def _datasets(folds: Folds, config: TrainConfig) -> Iterator[ImageDataset]:
     shares = find_shares(config.fractions or "auto")
     shares = shares.of(name for name in shares.fractions if name != "test")
     if "val" not in shares.fractions:
-        raise UserError(f"fractions={config.fractions}: must leave images to choose the best epoch on (val)")
+        raise UserError(
+            f"fractions={config.fractions}: must leave {INPUTS[folds.dataset.dims]} to choose the best "
+            "epoch on (val)"
+        )
     for number in range(1, folds.count + 1):
         yield folds.fold(number, shares, config.seed, config.data)
 
@@ -338,7 +342,8 @@ def join_folds(run: Run, folds: Folds, say: Callable[[str], None], module: nn.Mo
         ensemble.provenance["scores"] |= headline_scores(tested, "test")
         ensemble.save(run.model)
     else:
-        say("there are no test images apart: the ensemble itself is not evaluated, the folds' models are")
+        text = "there are no test images apart: the ensemble itself is not evaluated, the folds' models are"
+        say(worded(text, dataset.dims))
     evaluation.save(run.folder)
 
 

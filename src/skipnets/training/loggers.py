@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,8 +141,13 @@ def _log_configuration(loggers: Sequence[Logger], config: TrainConfig) -> None:
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             continue
+        values = config_to_dict(config)
+        if isinstance(logger, MLFlowLogger):  # which takes no such names as "dense block 8-12>16"
+            values = {
+                name: json.dumps(value) if name == "operators" else value for name, value in values.items()
+            }
         try:
-            logger.log_hyperparams(config_to_dict(config))
+            logger.log_hyperparams(values)
         except Exception as error:  # of a server, a database or the network
             offline = "; WANDB_MODE=offline keeps runs on this machine"
             raise UserError(

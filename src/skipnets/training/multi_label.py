@@ -18,6 +18,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
+from skipnets.axes import INPUTS, worded
 from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.errors import UserError, listed
@@ -75,19 +76,19 @@ def with_label_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConf
                 raise UserError(f"{name}={getattr(config, name)}: must not be given with loss=asymmetric")
     ThresholdRule.parse(config.threshold or "f1")
     best_by = config.best_by or "average-precision"
-    labels = dataset.split("val").labels
+    labels, kind = dataset.split("val").labels, INPUTS[dataset.dims]
     if best_by != "loss" and not ((labels == 1).any(0) & (labels == 0).any(0)).any():
         raise UserError(
-            f"best_by={best_by}: no label is present in some validation images and absent in others, so no "
-            "epoch is better than another; more validation images, or best_by=loss"
+            f"best_by={best_by}: no label is present in some validation {kind} and absent in others, so no "
+            f"epoch is better than another; more validation {kind}, or best_by=loss"
         )
     if not np.isfinite(labels).any():
         raise UserError(
-            "best_by=loss: no label is known of any validation image, so there is no loss of them"
+            f"best_by=loss: no label is known of any of the validation {kind}, so there is no loss of them"
         )
     if not np.isfinite(dataset.split("train").labels).any():
         raise UserError(
-            f"{config.data}: no label is known of any training image, so there is nothing to learn"
+            f"{config.data}: no label is known of any of the training {kind}, so there is nothing to learn"
         )
     defaults: dict[str, Any] = {"label_smoothing": 0.0, "loss": "bce", "threshold": "f1"}
     missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
@@ -308,7 +309,5 @@ def fit_thresholds(
     }
     if not undefined:
         return None
-    return (
-        f"the threshold of {listed(undefined)} is 0.5: no validation image is known to have it, or every one "
-        "does, so there is nothing to choose it by"
-    )
+    why = "no validation image is known to have it, or every one does, so there is nothing to choose it by"
+    return f"the threshold of {listed(undefined)} is 0.5: {worded(why, dataset.dims)}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+from torchmetrics import Metric
 
 from skipnets.axes import worded
 from skipnets.classifier import Classifier, load
@@ -20,6 +22,7 @@ from skipnets.models.custom_model import CustomModel
 from skipnets.scaling import TargetScale
 from skipnets.training.config import ResolvedConfig
 from skipnets.training.curves import draw_curves, loss_note
+from skipnets.training.final_metrics import final_metrics, own_final_metrics
 from skipnets.training.multi_label import fit_thresholds
 from skipnets.training.run import Row, Run
 from skipnets.training.scores import headline_scores
@@ -74,8 +77,9 @@ def finish(
     config: ResolvedConfig,
     dataset: ImageDataset,
     model: Backbone[Any],
+    metrics: Mapping[str, Metric],
     say: Callable[[str], None],
-) -> None:
+) -> dict[str, float]:
     """Draw the curves, read the test split for the first and only time, record its scores.
 
     A network that is no part of this package gets the best epoch's weights.
@@ -85,7 +89,11 @@ def finish(
         config: Of the run.
         dataset: With its splits.
         model: The network that was trained.
+        metrics: That a program added, by name.
         say: Shows a line.
+
+    Returns:
+        What loggers get of the test split; empty without one.
     """
     if skipped := run.skipped:
         say(
@@ -108,14 +116,16 @@ def finish(
     if not len(dataset.split("test")):
         say(worded("there are no test images: the model is not evaluated", dataset.dims))
         classifier.save(run.model)
-        return
+        return {}
     evaluation = evaluate(classifier, dataset, split="test", batch_size=config.batch_size)
-    classifier.provenance["scores"] |= headline_scores(evaluation, "test")
+    own = own_final_metrics(evaluation, metrics, say=say)
+    classifier.provenance["scores"] |= own | headline_scores(evaluation, "test")
     classifier.save(run.model)
     evaluation.save(run.folder)
+    return final_metrics(evaluation, classifier.scales) | own
 
 
 def draw_run_curves(run: Run, config: ResolvedConfig, rows: list[Row], best_epoch: int) -> None:
     """Draw what the epochs so far came to."""
     title = f"{config.model} on {config.data}"
-    draw_curves(rows, best_epoch, run.curves, title=title, note=loss_note(config))
+    draw_curves(rows, best_epoch, run.curves, title=title, note=loss_note(config), dims=config.dims or 2)

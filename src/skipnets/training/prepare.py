@@ -149,8 +149,9 @@ def prepare(
     if own is not None:
         channels = config.channels or own.in_chans
     else:
-        usual = _channels(train, pretrained=config.weights is not None and not is_own)
-        channels = config.channels or int(expected.get("in_chans", usual))
+        channels = config.channels or int(
+            expected.get("in_chans") or _channels(train, pretrained=config.weights is not None and not is_own)
+        )
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
     custom = custom_config(
         config, supplied, classes=len(dataset.classes), channels=channels, dims=dataset.dims
@@ -332,6 +333,7 @@ def _with_published_weights(config: TrainConfig, train: ImageDataset) -> tuple[T
         config.whiten_stem
         or config.size is not None
         or config.channels not in (None, 3)
+        or train.bands
         or train.channels != 3
     ):
         return config, ()
@@ -396,7 +398,7 @@ def natural_size(train: ImageDataset, *, kept: int = SMALL, elongated: bool = Fa
             except ImageDecodeError as error:
                 first = first or error
         if not sizes:
-            raise none_decoded(len(train), first)
+            raise none_decoded(len(train), first, dims=train.dims)
         width, height = (max(side) for side in zip(*sizes, strict=True))
     if max(height, width) <= SMALL:
         return (int(height), int(width))
@@ -509,7 +511,7 @@ def channel_statistics(
         squares += (values**2).sum(0)
         count += len(values)
     if count == 0:
-        raise none_decoded(len(train), first)
+        raise none_decoded(len(train), first, dims=train.dims)
     mean = total / count
     # Images of one color have no spread; 1/255 keeps them finite.
     std = np.sqrt(np.maximum(squares / count - mean**2, 0)).clip(1 / 255)

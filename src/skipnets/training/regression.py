@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
+from skipnets.axes import INPUTS, worded
 from skipnets.data.dataset import ImageDataset
 from skipnets.errors import UserError
 from skipnets.evaluation.ratios import defined_mean
@@ -93,30 +94,30 @@ def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> Trai
         if getattr(config, name) not in (None, off):
             raise UserError(f"{name}={getattr(config, name)}: must be left out with numbers to predict")
     if config.cutmix:
+        reason = "a box of an image has no known share of its number; mixup mixes whole images"
         raise UserError(
-            f"cutmix={config.cutmix:g}: must be 0 with numbers to predict, as a box of an image has no "
-            "known share of its number; mixup mixes whole images"
+            f"cutmix={config.cutmix:g}: must be 0 with numbers to predict, as {worded(reason, dataset.dims)}"
         )
     if config.teacher is not None and config.teacher_temperature != TrainConfig.teacher_temperature:
         raise UserError(
             f"teacher_temperature={config.teacher_temperature:g}: must be left out with numbers to predict, "
             "which have no probabilities"
         )
-    targets = dataset.split("train").labels
+    targets, kind = dataset.split("train").labels, INPUTS[dataset.dims]
     for name, of_images in zip(dataset.classes, targets.T, strict=True):
         column = of_images[np.isfinite(of_images)]
         if not len(column):
             raise UserError(
-                f"targets={name}: is not known of any training image, so there is nothing to learn"
+                f"targets={name}: is not known of any of the training {kind}, so there is nothing to learn"
             )
         if column.min() == column.max():
             raise UserError(
-                f"targets={name}: is {number_text(column[0])} in all training images, so there is nothing to "
+                f"targets={name}: is {number_text(column[0])} in all training {kind}, so there is nothing to "
                 "learn"
             )
         if not np.std(column) > 0:  # squares of such differences are 0
             raise UserError(
-                f"targets={name}: the numbers of the training images differ by so little that they cannot be "
+                f"targets={name}: the numbers of the training {kind} differ by so little that they cannot be "
                 "scaled; another unit makes them larger"
             )
         # Images that are evaluated have grades as well.
@@ -128,7 +129,7 @@ def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> Trai
             )
     val = dataset.split("val").labels
     if config.best_by == "r2" and np.isnan(error_metrics(val, val)["r2"]).all():
-        raise UserError("best_by=r2: all validation images have the same numbers, so R² is undefined")
+        raise UserError(f"best_by=r2: all validation {kind} have the same numbers, so R² is undefined")
     means, deviations = np.nanmean(targets, axis=0), np.nanstd(targets, axis=0)
     for option, values in (("target_mean", means), ("target_std", deviations)):
         given = getattr(config, option)

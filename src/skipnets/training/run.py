@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from skipnets import run_folder
 from skipnets.errors import UserError, naming
 from skipnets.evaluation.display import headline, metric_tables
+from skipnets.evaluation.saving import inputs_noun
 from skipnets.files import atomic_path, check_can_write, is_temporary
 from skipnets.machine import library_versions, processor
 from skipnets.tables import Display, properties_table
@@ -244,7 +245,8 @@ class Run(Display):
             )
         if (self.folder / run_folder.TEST / run_folder.EVALUATION).exists():
             test = run_folder.read_evaluation(self.folder / run_folder.TEST)
-            rows["ensemble on test images"] = f"{headline(test)}, {test['images']:,} images"
+            kind = inputs_noun(test)
+            rows[f"ensemble on test {kind}"] = f"{headline(test)}, {test['images']:,} {kind}"
         return [*(metric_tables(self.scores) if self.scores else []), properties_table(rows)]
 
 

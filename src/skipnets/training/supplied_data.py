@@ -23,7 +23,7 @@ from skipnets.data.listing import Listing, counted
 from skipnets.data.splits import SPLITS, find_shares
 from skipnets.data.splitting import deal_out
 from skipnets.data.volume_files import read_volume
-from skipnets.data.volumes import VolumeDataset
+from skipnets.data.volumes import VolumeDataset, with_channels
 from skipnets.errors import UserError, listed, one_line
 from skipnets.machine import available_memory
 from skipnets.training.config import TrainConfig
@@ -61,9 +61,13 @@ def given_dataset(config: TrainConfig, images: Images, *, dims: int | None = Non
     Raises:
         UserError: They are wrong, or there are none to learn from or to choose the best epoch on.
     """
-    dataset = deal_out(
-        as_dataset(images, dims=dims), find_shares(config.fractions or "auto"), config.seed, "dataset"
-    )
+    found = with_channels(as_dataset(images, dims=dims), config.channels)
+    if found.regression and len(empty := np.flatnonzero(np.isnan(found.labels).all(1))):
+        raise UserError(
+            f"dataset: {found.counted(len(empty))} without any number, such as {found.names[empty[0]]}; "
+            "leave them out"
+        )
+    dataset = deal_out(found, find_shares(config.fractions or "auto"), config.seed, "dataset")
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
             nothing = worded("there are no images", dataset.dims)

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.loggers import Logger
 from torchmetrics import Metric
 
-from skipnets.axes import worded
+from skipnets.axes import INPUTS, worded
 from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import Missing
@@ -37,6 +37,7 @@ from skipnets.training.config import TrainConfig
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
 from skipnets.training.extending import extend, extended_config
+from skipnets.training.final_metrics import log_final_metrics
 from skipnets.training.fitting import fit, make_trainer, on_gpu
 from skipnets.training.folds import resume_folds, train_folds
 from skipnets.training.head import fit_head_to
@@ -100,7 +101,8 @@ def train(
         metrics: Further metrics of the validation split by name, from torchmetrics, after each epoch, written
             to metrics.csv and to loggers as `val_NAME`: measured from logits (N, K) and labels (N,); with
             several labels an image, from probabilities and labels (N, K), -1 where unknown (`ignore_index`);
-            with numbers, from these in their units, (N, K), or (N,) of one.
+            with numbers, from these in their units, (N, K), or (N,) of one. In the end `test_NAME` of the
+            test split, in the model file and in loggers.
         logger: Lightning's, beside the run's own.
         trust: The imports that may run where the configuration's model or components are such
             (`package.module:Class`).
@@ -402,7 +404,7 @@ def _train_locked(
         if trainer.world_size > counts["val"]:
             raise UserError(
                 f"devices={trainer.world_size}: must be at most {counts['val']}, the number of validation "
-                "images, as each process takes a share of them"
+                f"{INPUTS[dataset.dims]}, as each process takes a share of them"
             )
         checkpoint = newest_checkpoint(run)
         steps.shares = shares_of(checkpoint, trainer.world_size)
@@ -411,7 +413,8 @@ def _train_locked(
             if not is_helper():
                 _say(
                     f"the run was started with {steps.shares} processes: each of {trainer.world_size} takes "
-                    f"the batches of {each}, so that every step sees the same images as before"
+                    f"the batches of {each}, so that every step sees the same {INPUTS[dataset.dims]} as "
+                    "before"
                 )
         data = ImageDataModule(train_images, val_images, prepared.preprocessing, config, shares=steps.shares)
         with contextlib.ExitStack() as stack:
@@ -422,9 +425,10 @@ def _train_locked(
                     begin(run, config, dataset.write_splits)
             with resumable(run), on_gpu(config.precision):
                 fit(trainer, task, data, run, checkpoint)
-    if trainer.global_rank == 0:
-        with resumable(run, evaluating=True):
-            finish(run, config, dataset, model, _say)
+            if trainer.global_rank == 0:
+                with resumable(run, evaluating=True):
+                    tested = finish(run, config, dataset, model, supplied.metrics, _say)
+                    log_final_metrics(loggers, tested, step=trainer.global_step, say=_say)
     return run
 
 
@@ -449,6 +453,7 @@ def training_dataset(config: TrainConfig) -> ImageDataset:
         download=config.download,
         duplicates=config.duplicates,
         options=config.data_options,
+        channels=config.channels,
         copies_within=copies_within(config),
     )
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):

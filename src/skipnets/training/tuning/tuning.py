@@ -231,6 +231,7 @@ def _tune(
     started, seconds = budget.clock(), parse_duration(time)
     folder = config.out
     check_tuning_folder(folder)
+    supplied = _components(config)
     each = None
     if config.epochs is None:
         each = max(seconds / _TRIALS, _LEAST_TRIAL_SECONDS) if trial_time is None else None
@@ -251,7 +252,7 @@ def _tune(
     )
     remarks = Remarks(dataset)
     _say(str(survey(dataset, config.data, most=_HEADERS_READ)))  # before what takes long
-    default = prepare(base, _without_test(dataset)).config
+    default = prepare(base, _without_test(dataset), supplied=supplied.for_run()).config
     for name, text in remarks.new():
         _say(f"{name}: {text}")
     space = search_space(base, default, train_images=len(dataset.split("train")))
@@ -324,10 +325,7 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
     base = tuning.base
     if is_import(base.model):
         import_trusted(base.model)  # what is not trusted fails here, not as a trial
-    if "dataset" in with_components(base, Supplied()).from_components:
-        raise UserError(
-            f"components={base.components}: must be without dataset: tune reads its images itself"
-        )
+    _components(base)
     study = open_study(folder, minimize=tuning.minimize, pruner=pruner)
     for number in _abandoned(study):
         study.tell(number, state=_state("FAIL"))
@@ -367,6 +365,16 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
             + (f"; the last failed: {reasons[-1]}" if reasons else "; give more time")
         )
     return tuning
+
+
+def _components(config: TrainConfig) -> Supplied:
+    """What the configuration's `components` return; an error where a trial could not take that."""
+    supplied = with_components(config, Supplied())
+    if supplied.dataset is not None:
+        raise UserError(
+            f"components={config.components}: must be without dataset: tune reads its images itself"
+        )
+    return supplied
 
 
 def _trust_option(config: TrainConfig) -> str:
