@@ -53,6 +53,7 @@ def describe(**changes: Any) -> Description:
         ),
         ({"task": "multi-label", "thresholds": (0.5, float("nan"))}, "dog=nan: must be a number"),
         ({"task": "multi-label", "thresholds": 0.5}, "thresholds: must be a list of numbers"),
+        ({"task": "multi-label", "classes": ["cat", "a|b"]}, "label 'a.b': must not hold"),
         ({"task": "regression"}, "scales: must be 2, one for each target, with task=regression"),
         ({"scales": SCALES}, "scales: must not be given with task=single-label"),
         ({"task": "regression", "scales": SCALES[:1]}, "scales: must be 2, one for each target"),

@@ -44,5 +44,7 @@ def test_columns_of_numbers_hold_limits_and_no_name_is_taken_twice() -> None:
         "low:error": [1, None],
         "high:error": [3, None],
     }
+    several = [RegressionPrediction(source="a", values=(("p_value", 1.0), ("p:p_value", 2.0)))]
+    assert number_columns(several, ["p_value", "p:p_value"]) == {"p:p_value": [1.0], "p:p:p_value": [2.0]}
     assert (rows[0].value, rows[0].text("age")) == (41.5, "41.5 (38.25 to 44.75)")  # type: ignore[attr-defined]
     assert RegressionPrediction(source="b").value is None

@@ -37,6 +37,7 @@ from skipnets.data.streams import (
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
 from skipnets.prediction import number_columns, uncertainty_columns
+from skipnets.selection import check_calibrated
 
 __all__ = ["BatchResult", "fingerprint", "predict_to_folder", "shards_of", "summary_of"]
 
@@ -114,7 +115,7 @@ def predict_to_folder(
         raise missing_extra("scale", "pyarrow") from None
     addresses = list(addresses)
     check_addresses(addresses)
-    classifier.check_calibrated(coverage=coverage, reject=reject)
+    check_calibrated(classifier, coverage=coverage, reject=reject)
     classifier.preprocessing.require_images(f"output={output} (a folder)")
     folder = Path(output)
     with _writing(folder):

@@ -27,6 +27,7 @@ from skipnets.inputs import checked_batch, empty_batch, named_sources, readable
 from skipnets.models.registry import config_to_dict
 from skipnets.opening import OpenedModel, describe, open_model
 from skipnets.origin import Origin
+from skipnets.predicting import predictions
 from skipnets.prediction import Prediction, RegressionPrediction
 from skipnets.probabilities import NOT_FINITE, sigmoid, softmax
 from skipnets.runtimes import Runtime
@@ -34,16 +35,10 @@ from skipnets.runtimes.ensemble import EnsembleRuntime
 from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
 from skipnets.runtimes.views import averaged_embeddings, averaged_logits, check_tta
 from skipnets.scaling import TargetScale, unscaled
+from skipnets.selection import check_calibrated
 from skipnets.tables import Display, properties_table
 from skipnets.trust import Trust, trusting
-from skipnets.uncertainty import (
-    CalibrationScores,
-    Uncertainty,
-    check_share,
-    label_sets,
-    prediction_intervals,
-    prediction_sets,
-)
+from skipnets.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     import torch
@@ -471,43 +466,9 @@ class Classifier(Display):
             failed: Called with name and error of an image that cannot be read, by the thread that reads it.
         """
         check_at_least_1(top_k=top_k)
-        self.check_calibrated(coverage=coverage, reject=reject)
+        check_calibrated(self, coverage=coverage, reject=reject)
         batches = self._named_batches(sources, batch_size, workers, failed)
-        return self._predictions(batches, top_k, coverage, reject)
-
-    def check_calibrated(self, *, coverage: float | None = None, reject: float | None = None) -> None:
-        """Check, before the work, that `predict` can give these.
-
-        Raises:
-            UserError: If one is not between 0 and 1, the classifier is not calibrated or its temperature was
-                changed since, or it was calibrated on too few images.
-        """
-        check_share(coverage=coverage, reject=reject)
-        if coverage is None and reject is None:
-            return
-        option = f"coverage={coverage}" if coverage is not None else f"reject={reject}"
-        if self.uncertainty is None:
-            export = ", and export it again" if self.export is not None else ""
-            raise UserError(f"{option}: needs a calibrated model; first skipnets calibrate MODEL{export}")
-        if self.uncertainty.tta != self.tta:
-            raise UserError(
-                f"{option}: the model was calibrated with tta={self.uncertainty.tta}, not {self.tta}; "
-                "use that, or calibrate it again"
-            )
-        if coverage is not None:
-            if self.uncertainty.temperature != self.temperature:
-                raise UserError(
-                    f"{option}: the temperature was changed after skipnets calibrate; run it again"
-                )
-            for scores in self._calibration_scores():
-                scores.quantile(coverage)
-        if reject is not None:
-            self.uncertainty.check_reject(reject)
-
-    def _calibration_scores(self) -> tuple[CalibrationScores, ...]:
-        """The scores of prediction sets, or of each target's intervals; `check_calibrated` comes first."""
-        assert self.uncertainty is not None
-        return self.uncertainty.scores(len(self.classes) if self.task == "regression" else None)
+        return predictions(self, batches, top_k, coverage=coverage, reject=reject)
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
         """Convert images to the network's input, (N, C, H, W): float32, or uint8 if the graph normalizes.
@@ -565,65 +526,24 @@ class Classifier(Display):
         return self.outputs(batch)
 
     def outputs(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
-        """`probabilities`, or of a regression `values`: what `prediction` takes a row of.
+        """`probabilities`, or of a regression `values`: what a prediction is made of.
 
         Raises:
             UserError: As `logits`, and if the network's outputs are not finite.
         """
-        outputs = self._normalized(self.logits(batch))
+        outputs = self.outputs_of(self.logits(batch))
         if not np.isfinite(outputs).all():
             raise UserError(f"batch: {NOT_FINITE}")
         return outputs
 
-    def _normalized(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        with np.errstate(invalid="ignore"):  # those that are not finite are reported by the caller
+    def outputs_of(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """`outputs` of logits: (N, classes) → (N, classes), which are not finite where the logits are not."""
+        with np.errstate(invalid="ignore"):
             if self.scales is not None:
                 return unscaled(logits, self.scales)
             if self.task == "multi-label":
                 return sigmoid(logits, self.temperature)
             return softmax(logits, self.temperature)
-
-    def prediction(self, source: str, probabilities: NDArray[np.float64], top_k: int = 1) -> Prediction:
-        """The prediction for one image from its probabilities, or numbers.
-
-        Args:
-            source: Its name.
-            probabilities: (classes,) a row of `outputs`.
-            top_k: As of `predict`.
-        """
-        if self.task == "regression":
-            values = tuple(zip(self.classes, probabilities.tolist(), strict=True))
-            return RegressionPrediction(source=source, values=values)
-        if self.thresholds is not None:
-            ranking = self.ranking(probabilities, len(self.classes))
-            threshold = dict(zip(self.classes, self.thresholds, strict=True))
-            labels = tuple(name for name, probability in ranking if probability >= threshold[name])
-            return Prediction(source=source, labels=labels, ranking=ranking)
-        ranking = self.ranking(probabilities, top_k)
-        label, probability = ranking[0]
-        return Prediction(
-            source=source, label=label, probability=probability, labels=(label,), ranking=ranking
-        )
-
-    def failed(self, source: str, error: str) -> Prediction:
-        """The prediction for an image that failed.
-
-        Args:
-            source: Its name.
-            error: Why.
-        """
-        kind = RegressionPrediction if self.task == "regression" else Prediction
-        return kind(source=source, error=error)
-
-    def ranking(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[tuple[str, float], ...]:
-        """The most probable classes of one image with their probabilities, best first.
-
-        Args:
-            probabilities: (classes,) probabilities of one image.
-            top_k: Number of classes.
-        """
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
-        return tuple((self.classes[index], float(probabilities[index])) for index in best)
 
     def embed(
         self, inputs: Images, *, batch_size: int = 32, workers: int | None = None
@@ -718,84 +638,6 @@ class Classifier(Display):
 
     def _checked(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
         return checked_batch(batch, self.preprocessing, self.runtime.input_type)
-
-    def _predictions(
-        self, batches: Iterator[ImageBatch], top_k: int, coverage: float | None, reject: float | None
-    ) -> Iterator[Prediction]:
-        for batch in batches:
-            rows = iter(
-                self.outputs_with_uncertainty(batch.inputs, coverage=coverage, reject=reject)
-                if len(batch.inputs)
-                else ()
-            )
-            for source, error in batch.outcomes():
-                if error is not None:
-                    yield self.failed(source, error)
-                    continue
-                probabilities, uncertainty = next(rows)
-                if not np.isfinite(probabilities).all():
-                    yield self.failed(source, f"{source}: {NOT_FINITE}")
-                    continue
-                yield replace(self.prediction(source, probabilities, top_k), **uncertainty)
-
-    def outputs_with_uncertainty(
-        self, batch: NDArray[Any], *, coverage: float | None = None, reject: float | None = None
-    ) -> list[tuple[NDArray[np.float64], dict[str, Any]]]:
-        """`outputs` with what is asked for besides: for each image a row, and fields of `Prediction`.
-
-        Args:
-            batch: (N, C, H, W), preprocessed.
-            coverage: As of `predict`; `check_calibrated` says whether the classifier can.
-            reject: Likewise.
-
-        Returns:
-            N pairs of (classes,) probabilities or numbers, which need not be finite, and of `prediction_set`
-            or `intervals`, `p_value` and `rejected`, where they were asked for.
-        """
-        logits = self.logits(batch)
-        probabilities = self._normalized(logits)
-        fields: list[dict[str, Any]] = [{} for _ in probabilities]
-        if coverage is not None and self.task == "regression":
-            for row, ends in zip(fields, self.intervals(probabilities, coverage).tolist(), strict=True):
-                row["intervals"] = tuple(
-                    (name, low, high) for name, (low, high) in zip(self.classes, ends, strict=True)
-                )
-        elif coverage is not None:
-            sets = self.sets(probabilities, coverage)
-            for row, chosen, shares in zip(fields, sets, probabilities, strict=True):
-                row["prediction_set"] = tuple(name for name, _ in self.ranking(shares, int(chosen.sum())))
-        if reject is not None and self.uncertainty is not None and self.uncertainty.outliers is not None:
-            detector = self.uncertainty.outliers
-            features = self.embed_batch(batch) if detector.needs_features else None
-            with np.errstate(invalid="ignore"):  # logits that are not finite are reported by the caller
-                values = detector.p_values(logits, features)
-            for row, value in zip(fields, values.tolist(), strict=True):
-                row["p_value"] = value
-                row["rejected"] = detector.calibration.rejects(value, reject)
-        return list(zip(probabilities, fields, strict=True))
-
-    def sets(self, probabilities: NDArray[np.float64], coverage: float) -> NDArray[np.bool_]:
-        """Prediction sets of images: (N, classes) probabilities → whether each class is in an image's set.
-
-        Args:
-            probabilities: From `probabilities`.
-            coverage: As of `predict`; `check_calibrated` says whether the classifier can.
-        """
-        [scores] = self._calibration_scores()
-        if self.task == "multi-label":
-            return label_sets(probabilities, scores, coverage)
-        assert self.uncertainty is not None
-        return prediction_sets(probabilities, scores, coverage, self.uncertainty.set_score)
-
-    def intervals(self, values: NDArray[np.float64], coverage: float) -> NDArray[np.float64]:
-        """Prediction intervals of a regression: (N, T) numbers → (N, T, 2), the lowest and the highest.
-
-        Args:
-            values: From `values`.
-            coverage: As of `predict`; `check_calibrated` says whether the model can.
-        """
-        grades = [scale.grades for scale in self.scales or ()]
-        return prediction_intervals(values, self._calibration_scores(), coverage, grades)
 
     def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
         return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)

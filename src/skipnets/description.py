@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, get_args
 import numpy as np
 
 from skipnets.axes import INPUTS
+from skipnets.data.multi_label import check_names
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError, listed, one_line
 from skipnets.models.custom import CustomConfig
@@ -158,6 +159,8 @@ class Description:
         for each in architectures or ():
             _check_fit(each, self.classes, self.preprocessing)
         thresholds = check_thresholds(self.task, self.thresholds, self.classes)
+        if self.task == "multi-label":
+            check_names(self.classes)
         check_scales(self.task, self.scales, self.classes)
         if self.task == "regression" and self.temperature != 1:
             raise UserError(f"temperature={self.temperature!r}: must be 1 with task=regression")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SET_SEPARATOR", "Prediction", "RegressionPrediction", "number_columns", "uncertainty_columns"]
 
+# Those of tables of predictions that are not named after targets.
+_OTHER_COLUMNS = ("path", "error", "source", "p_value", "rejected")
 SET_SEPARATOR = "|"  # between the classes of a prediction set in text
 
 
@@ -134,7 +136,7 @@ def number_columns(
 ) -> dict[str, list[Any]]:
     """Columns of a table of a regression's predictions: one for each target.
 
-    A target that is called like another column, "path", "error" or "source", has "p:" before its name.
+    Where a name is another column's already, "path" or "p_value" for example, it has "p:" before it.
 
     Args:
         predictions: One a row.
@@ -147,10 +149,13 @@ def number_columns(
     ]
     values = [dict(row.values) for row in rows]
     limits = [{name: ends for name, *ends in row.intervals} for row in rows]
-    taken = ("path", "error", "source")
     columns: dict[str, list[Any]] = {}
+
+    def free(name: str) -> str:
+        return free(f"p:{name}") if name in _OTHER_COLUMNS or name in columns else name
+
     for name in targets:
-        columns[f"p:{name}" if name in taken else name] = [numbers.get(name) for numbers in values]
+        columns[free(name)] = [numbers.get(name) for numbers in values]
         for end, title in enumerate(("low", "high") if coverage else ()):
-            columns[f"{title}:{name}"] = [ends[name][end] if name in ends else None for ends in limits]
+            columns[free(f"{title}:{name}")] = [ends[name][end] if name in ends else None for ends in limits]
     return columns

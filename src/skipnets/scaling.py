@@ -53,8 +53,14 @@ class TargetScale:
         return {"mean": self.mean, "std": self.std, **grades}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
+    def from_dict(cls, values: Any) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UserError: If the values are damaged.
+        """
+        if not isinstance(values, Mapping) or not {"mean", "std"} <= set(values):
+            raise UserError(f"scales: {str(values)[:60]} must have a mean and a std")
         grades = values.get("grades")
         return cls(mean=values["mean"], std=values["std"], grades=None if grades is None else tuple(grades))
 

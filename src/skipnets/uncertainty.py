@@ -159,9 +159,9 @@ class CalibrationScores:
             raise self._too_few(f"reject={share:g}", 1 - wanted, f"at least {limit:g}")
 
     @staticmethod
-    def rejects(p_value: float, share: float) -> bool:
-        """Whether an image is among a share of the most unusual ones."""
-        return p_value <= share * (1 + 1e-12)  # 0.05 is 5 of 100, however it is rounded
+    def rejects(p_values: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
+        """Which images are among a share of the most unusual ones: (N,) → (N,)."""
+        return p_values <= share * (1 + 1e-12)  # 0.05 is 5 of 100, however it is rounded
 
     def _too_few(self, given: str, coverage: Fraction, limit: str) -> UserError:
         needed = math.ceil(coverage / (1 - coverage))
@@ -185,7 +185,7 @@ class CalibrationScores:
         if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in scores):
             raise UserError("scores must be numbers")
         if not 1 <= len(scores) <= min(images, _MOST_SCORES) or images > _MOST_IMAGES:
-            raise UserError(f"scores must be 1 to {_MOST_SCORES:,}, and no more than images={images}")
+            raise UserError(f"scores must be 1 to {_MOST_SCORES:,}, and no more than its {images} images")
         array = np.array(scores, np.float64)
         if not np.isfinite(array).all() or (np.diff(array) < 0).any():
             raise UserError("scores must be finite and in rising order")
@@ -506,12 +506,13 @@ class Uncertainty:
         """Check that a share of the most unusual images can be rejected.
 
         Raises:
-            UserError: If the model was calibrated without its training images, or with too few others.
+            UserError: If the model was calibrated without its training images or features of them, or with
+                too few others.
         """
         if self.outliers is None:
             raise UserError(
-                f"reject={share}: the model was calibrated without its training images, which outliers are "
-                "compared with; calibrate it again where they are"
+                f"reject={share}: the model was calibrated without what outliers are compared with, features "
+                "(embed) of its training images; calibrate it again where these are"
             )
         self.outliers.calibration.check_reject(share)
 

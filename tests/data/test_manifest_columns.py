@@ -78,6 +78,12 @@ CASES = {
         table("path,x,y", "0", "0", "1", "1"),
         "error: which column holds the labels. Its columns are path, x, y; name it with --label-column",
     ),
+    "a column of labels but for one cell": Case(
+        "m.csv",
+        table("path,x,y", "0", "1", "5", "1"),
+        "error: which column holds the labels. .* with --label-column .column y is not taken for a label: "
+        "line 4 of m.csv holds '5'",
+    ),
     "no column of files": Case("m.csv", "a,b\nx,y\n", "error: which column holds the image files"),
     "a column that is not there": Case(
         "m.csv",

@@ -53,8 +53,8 @@ def test_a_file_that_cannot_be_opened_is_left_to_the_decoder(tmp_path: Path) -> 
     }
 
 
-def test_options_that_contradict_one_another_and_the_data_are_refused() -> None:
-    with pytest.raises(UserError, match="label_columns: must be given without label_column"):
+def test_options_that_contradict_one_another_and_the_data_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="label_columns: must not be given with label_column=b"):
         DataOptions(label_columns=("a",), label_column="b")
     with pytest.raises(UserError, match="must not be given with task=single-label"):
         DataOptions(label_columns=("a",), task="single-label")
@@ -64,6 +64,13 @@ def test_options_that_contradict_one_another_and_the_data_are_refused() -> None:
         DataOptions(label_columns="Edema")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="task='several': must be one of"):
         DataOptions(task="several")  # type: ignore[arg-type]
+    path = write_manifest(tmp_path, ["path", "a", "b"], [["a.png", "0", "1"], ["b.png", "1", ""]])
+    with pytest.raises(UserError, match=r"task=single-label: .* has a column of 0 and 1 .*\(a, b\)"):
+        opened(path, task="single-label")
+    with pytest.raises(
+        UserError, match="--uncertain positive: must not be given with digits, a named dataset"
+    ):
+        open_dataset("digits", options=DataOptions(uncertain="positive"))
     with pytest.raises(UserError, match="digits have one label each"):
         open_dataset("digits", options=DataOptions(task="multi-label"))
 
@@ -91,6 +98,19 @@ def test_splits_have_their_share_of_every_label_and_keep_groups_and_copies_toget
     again = find_dataset(path, splits=tmp_path / "splits.csv", options=options)
     assert again.splits.tolist() == dataset.splits.tolist()
     np.testing.assert_array_equal(again.labels, dataset.labels)
+
+
+def test_splits_are_repeated_where_other_labels_are_unknown_alone(tmp_path: Path) -> None:
+    rows = [[f"{index}.png", str(index % 2), "-1" if index == 3 else "0"] for index in range(12)]
+    path = write_manifest(tmp_path, ["path", "a", "b"], rows)
+    dataset = find_dataset(path)
+    dataset.write_splits(tmp_path / "splits.csv")
+    again = find_dataset(path, splits=tmp_path / "splits.csv", options=DataOptions(uncertain="positive"))
+    assert again.splits.tolist() == dataset.splits.tolist()
+    assert any("1 image: other labels are unknown than" in line for line in again.listing.warnings)
+    write_manifest(tmp_path, ["path", "a", "b"], [[name, "1", mark] for name, _, mark in rows])
+    with pytest.raises(UserError, match="which the data hold under another class"):
+        find_dataset(path, splits=tmp_path / "splits.csv")
 
 
 def test_labels_that_given_splits_lack_are_told_of(tmp_path: Path) -> None:
@@ -132,7 +152,7 @@ def test_names_in_cells() -> None:
     assert names_in_cell("['a', 'b']", "|") == ["a", "b"]
     assert names_in_cell("[1, 2]", "|") == ["1", "2"]
     assert names_in_cell(r'["\ud83d\ude00"]', "|") == ["\N{GRINNING FACE}"]
-    for cell in ("[1.5]", "[a]", "[" * 20_000 + "]"):
+    for cell in ("[1.5]", "[a]", '["a", "b"', "[ 'a', 'b", "[" * 20_000 + "]"):
         with pytest.raises(UserError, match="must be a list of names"):
             names_in_cell(cell, "|")
 

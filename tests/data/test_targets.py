@@ -166,8 +166,10 @@ def test_the_only_column_of_numbers_is_the_target(tmp_path: Path) -> None:
     path = write(tmp_path, "path,age,size", "a.png,41,1", "b.png,42.5,2")
     with pytest.raises(UserError, match="age, size hold numbers; name them with --targets"):
         find_dataset(path, fractions=None, options=options)
-    path = write(tmp_path, "path,name", "a.png,x", "b.png,y")
-    with pytest.raises(UserError, match="which columns are to be predicted"):
+    path = write(tmp_path, "path,name,note", "a.png,x,y", "b.png,y,z")
+    with pytest.raises(
+        UserError, match=r"to be predicted\? its columns are path, name, note; name them with"
+    ):
         find_dataset(path, fractions=None, options=options)
 
 
@@ -175,7 +177,7 @@ def test_numbers_of_rows_without_a_name_are_no_target(tmp_path: Path) -> None:
     path = write(tmp_path, "path,,age", "a.png,0,41", "b.png,1,42.5")  # as pandas writes a table
     assert find_dataset(path, fractions=None, options=DataOptions(task="regression")).classes == ("age",)
     path = write(tmp_path, "path,,age", "a.png,0,41", "b.png,1,")
-    with pytest.raises(UserError, match="which columns are to be predicted"):
+    with pytest.raises(UserError, match="line 3: age is empty, as in 1 row; every image needs its number"):
         find_dataset(path, fractions=None, options=DataOptions(task="regression"))
 
 
@@ -193,10 +195,24 @@ def test_what_has_no_numbers_is_refused(tmp_path: Path) -> None:
         ({"task": "multi-label", "targets": ("a",)}, "targets: must not be given with task=multi-label"),
         ({"task": "regression", "label_columns": ("a",)}, "label_columns: must not be given with task=regr"),
         ({"task": "regression", "label_column": "a"}, "label_column: must not be given with task=regression"),
-        ({"targets": ("a",), "label_column": "b"}, "targets: must be given without label_column"),
+        ({"targets": ("a",), "label_column": "b"}, "targets: must not be given with label_column=b"),
+        (
+            {"targets": ("a",), "label_columns": ("b", "c")},
+            "targets: must not be given with label_columns=b, c",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             DataOptions(**changes)  # type: ignore[arg-type]
+
+
+def test_the_only_column_that_can_be_meant_is_read_and_its_first_line_without_a_number_named(
+    tmp_path: Path,
+) -> None:
+    for header in ("path,age", "path,label,note"):
+        others = ",x" * header.count(",note")
+        path = write(tmp_path, header, f"a.png,41{others}", f"b.png,old{others}")
+        with pytest.raises(UserError, match=r"line 3: (age|label)='old': must be a finite number"):
+            find_dataset(path, options=DataOptions(task="regression"))
 
 
 def test_copies_may_differ_a_little_in_their_numbers(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from skipnets.evaluation.metrics import measure
 from skipnets.models import create_model
 from skipnets.models.registry import config_to_dict, model_config
 from skipnets.probabilities import softmax
+from skipnets.runtimes.runtime import NoFeaturesError
 from skipnets.training import Run
 
 
@@ -313,7 +314,10 @@ def test_the_temperature_of_several_labels_has_the_lowest_loss() -> None:
         fit_label_temperature(np.array([[5.0, -5.0]]), np.array([[1.0, 0.0]]))
 
 
-def test_calibration_keeps_the_labels_that_are_found(label_run: Run) -> None:
+def test_calibration_keeps_the_labels_that_are_found(
+    label_run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "skipnets")
     classifier = load(label_run, runtime="torch", device="cpu")
     image = Path(label_run.config.data).with_name("001.png")
     [before] = classifier.predict(image)
@@ -323,6 +327,8 @@ def test_calibration_keeps_the_labels_that_are_found(label_run: Run) -> None:
     [after] = classifier.predict(image)
     assert after.labels == before.labels
     assert after.ranking != before.ranking
+    # The data are opened three times, and said to be what they are once.
+    assert sum(line.startswith("each image has any number of") for line in caplog.messages) == 1
 
 
 def test_several_labels_are_rejected_by_their_distance_to_training_images(
@@ -372,9 +378,25 @@ def test_without_training_images_several_labels_are_calibrated_and_none_is_rejec
     assert calibration.highest_coverage is not None
     [row] = classifier.predict(Path(label_run.config.data).with_name("001.png"), coverage=0.5)
     assert row.prediction_set is not None
-    with pytest.raises(UserError, match=r"reject=0\.3: the model was calibrated without its training images"):
+    with pytest.raises(UserError, match=r"reject=0\.3: the model was calibrated without what outliers are"):
         classifier.predict(Path(label_run.config.data).with_name("001.png"), reject=0.3)
     assert "the training images are not there, so outliers cannot be recognized" in calibration.warnings
+
+
+def test_a_network_without_features_is_calibrated_and_none_of_several_labels_is_rejected(
+    label_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def embed(_: object) -> NDArray[np.float32]:
+        raise NoFeaturesError
+
+    classifier = load(label_run, runtime="torch", device="cpu")
+    monkeypatch.setattr(classifier.runtime, "embed", embed)
+    calibration = calibrate(classifier)
+    assert calibration.highest_coverage is not None
+    assert calibration.outlier_score is None
+    assert calibration.warnings[-1] == (
+        "the network has no features (embed) to compare images by, so outliers cannot be recognized"
+    )
 
 
 def test_numbers_get_intervals_as_wide_as_residuals_on_validation_images(

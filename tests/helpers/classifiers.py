@@ -14,6 +14,7 @@ from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.models.factory import create_model
+from skipnets.models.registry import config_to_dict, model_config
 
 CLASSES = ("ant", "bee", "cat")
 FORMATS = ("onnx", "openvino", "pt2")
@@ -35,6 +36,39 @@ def make_classifier(name: str = "densenet_bc40_k12", *, channels: int = 3, **fie
         preprocessing=Preprocessing(size=(16, 20), channels=channels),
         provenance={"data": "pets", "scores": {"accuracy": 0.9}},
     )
+
+
+class _Pixels:
+    """A runtime whose logits are an image's first pixels, and whose features are all of them."""
+
+    name = "pixels"
+    device = "cpu"
+    input_type = "float32"
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return batch[:, 0, 0, :3]
+
+    def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return batch.reshape(len(batch), -1)
+
+
+def make_reader(**fields: Any) -> Classifier:
+    """A classifier of (1, 4, 4) batches that are their own logits, with these arguments of `Classifier`."""
+    arguments: dict[str, Any] = {
+        "architecture": config_to_dict(model_config("resnet20", num_classes=3, in_chans=1)),
+        "classes": CLASSES,
+        "preprocessing": Preprocessing(size=4, channels=1, mean=(0,), std=(1,)),
+        "provenance": {},
+        "runtime": _Pixels(),
+    }
+    return Classifier(**(arguments | fields))
+
+
+def batch_of(logits: Any) -> NDArray[np.float32]:
+    """(N, 3) logits as a batch for `make_reader`."""
+    batch = np.zeros((len(logits), 1, 4, 4), np.float32)
+    batch[:, 0, 0, :3] = np.reshape(logits, (-1, 3))
+    return batch
 
 
 def make_images(classifier: Classifier, count: int = 40, *, wrong: int = 0) -> ImageDataset:

@@ -65,7 +65,7 @@ class Counting:
 
 
 def test_a_search_compares_embeddings_and_does_not_find_the_query_itself(
-    exported_classifier: Classifier, folder: Path
+    exported_classifier: Classifier, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     paths = sorted(folder.iterdir())
     found = search(exported_classifier, folder, query=[paths[3], Image.open(paths[3])], count=3)
@@ -78,6 +78,9 @@ def test_a_search_compares_embeddings_and_does_not_find_the_query_itself(
     assert [each.source for each in same_pixels] == order[:3]
     assert [each.source for each in file] == order[1:4]  # a file is not found by itself, its copy would be
     assert [each.similarity for each in file] == pytest.approx(np.sort(cosines)[::-1][1:4], abs=1e-5)
+    alone = search(exported_classifier, paths[0], query=paths[0])
+    assert alone.neighbors == ((),)
+    assert caplog.messages == [f"no image but the query itself was searched: {paths[0]}"]
     in_memory = [some_image((16, 20, 3), index) for index in range(8)]
     again = search(exported_classifier, in_memory, query=in_memory[5], count=1)
     assert again.neighbors[0][0].source == "[5]"

@@ -142,6 +142,10 @@ def test_a_strange_description_is_refused(values: dict, message: str) -> None:
         config_from_dict(values)
 
 
+def test_none_is_also_a_word() -> None:
+    assert model_config("resnet18", norm="none") == model_config("resnet18", norm=None)
+
+
 def test_the_stem_follows_the_growth_rate_unless_it_is_given() -> None:
     assert model_config("densenet121", growth_rate=48).stem_channels == 96
     assert model_config("densenet121", bottleneck=None).stem_channels == 16

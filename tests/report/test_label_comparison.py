@@ -79,5 +79,9 @@ def test_other_images_and_other_tasks_are_refused(pair: tuple[Path, Path], tmp_p
     with pytest.raises(UserError, match="their test images differ"):
         compare([pair[0], tmp_path])
     (tmp_path / "other").mkdir()
+    for runs in ((pair[0], tmp_path / "other"), (tmp_path / "other", pair[0])):
+        with pytest.raises(UserError, match=r"other(: .* is missing or damaged| has no evaluation\.json)"):
+            compare(runs)
+    (tmp_path / "other" / "evaluation.json").write_text('{"task": "single-label"}')
     with pytest.raises(UserError, match=r"is of a multi-label classifier and .* is not"):
         compare([pair[0], tmp_path / "other"])

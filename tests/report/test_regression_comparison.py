@@ -76,6 +76,9 @@ def test_runs_whose_true_numbers_differ_are_not_compared(number_run: Run, pair: 
 
 
 def test_other_tasks_and_images_are_refused(pair: tuple[Path, Path], label_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluation.json or .* is missing or damaged"):
+        compare([pair[0], tmp_path])
+    (tmp_path / "evaluation.json").write_text('{"task": "single-label"}')
     with pytest.raises(UserError, match=r"is of a regression and .* is not"):
         compare([pair[0], tmp_path])
     with pytest.raises(UserError, match=r"is of a multi-label classifier and .* is not"):

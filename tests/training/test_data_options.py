@@ -83,7 +83,7 @@ def test_resuming_without_an_image(
         raise RuntimeError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr("skipnets.training.trainer._finish", stop)
+        patch.setattr("skipnets.training.trainer.finish", stop)
         with pytest.raises(RuntimeError, match="stopped"):
             train(tiny(data=str(data), epochs=1))
     folder = tiny().out

@@ -9,24 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
 from tests.helpers.commands import write_image
 
-from skipnets.training.trainer import _processes
-
 ROOT = Path(__file__).parents[2]
-
-
-def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = SimpleNamespace(devices=1)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert _processes(config) == {"devices": 1}  # type: ignore[arg-type]
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    assert _processes(config) == {"devices": 2, "num_nodes": 4}  # type: ignore[arg-type]
 
 
 def start_nodes(folder: Path, *words: str) -> list[subprocess.Popen[bytes]]:

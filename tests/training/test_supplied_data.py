@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset, random_split
 from torchvision.datasets import ImageFolder
 
+from skipnets.data.listing import Listing
 from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
 from skipnets.training import TrainConfig
@@ -60,7 +62,7 @@ def test_splits_that_are_given_stay_and_missing_ones_are_drawn() -> None:
     ("samples", "message"),
     [
         ([(GRAY, "a"), (GRAY[:4], "b")], "must be of one size, not 4×8, 8×8"),
-        ([], "must be of one size, not none"),
+        ([], "holds no images"),
         ([("a.png", "a")], r"dataset\[0\] must be a PIL image, an array or a tensor, not str"),
         ([(GRAY.astype(np.float32), "a")], "normalization and augmentation are the run's"),
         ([(GRAY, 1), (GRAY, 0.5)], "label 0.5 must be a class; numbers to predict take an ImageDataset"),
@@ -130,3 +132,14 @@ def test_labels_are_positions_in_the_classes() -> None:
     assert as_dataset(Named([(GRAY, 1)])).labels.tolist() == [1]
     with pytest.raises(UserError, match="label 2 must be a number from 0 to 1"):
         as_dataset(Named([(GRAY, 2)]))
+
+
+def test_what_is_said_of_a_run_s_splits_does_not_stay_in_the_program_s_data_set() -> None:
+    digits = open_dataset("digits")
+    never = dataclasses.replace(
+        digits, classes=("never",), labels=np.zeros((len(digits), 1), np.float32), listing=Listing()
+    )
+    for _ in range(2):
+        found = given_dataset(TrainConfig(data="digits", out="run"), never)
+        assert len(found.listing.warnings) == 3  # of each split
+    assert not never.listing.warnings

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import re
@@ -16,10 +15,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 import skipnets
-from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
 from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import (
@@ -205,7 +202,7 @@ def test_a_run_that_stopped_early_is_not_trained_further(
 ) -> None:
     hopeless = {"lr": 1e-9, "patience": 1, "epochs": 9, "ema": 0.0}
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_finish", _power_cut)
+        patch.setattr(trainer, "finish", _power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             train(tiny(**hopeless))
     run = Run(tmp_path / "run")
@@ -217,56 +214,6 @@ def test_a_run_that_stopped_early_is_not_trained_further(
 
 def _power_cut(*_: object) -> None:
     raise RuntimeError("power cut")
-
-
-def test_test_images_are_read_at_the_end_only(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    finished: list[int] = []
-    open_file, finish = Image.open, trainer._finish
-
-    def watched_open(file: Any, *args: Any, **options: Any) -> Image.Image:
-        opened.append(str(file if isinstance(file, Path) else file.name))
-        return open_file(file, *args, **options)
-
-    def watched_finish(*args: Any) -> None:
-        finished.append(len(opened))
-        finish(*args)
-
-    monkeypatch.setattr(Image, "open", watched_open)
-    monkeypatch.setattr(trainer, "_finish", watched_finish)
-    # Looking for copies and the table of the data see all images, and nothing else that is before the end.
-    monkeypatch.setattr(trainer, "survey", lambda *_, **__: "")
-    config = tiny(epochs=2, duplicates="ignore")
-    run = train(config)
-    split_of = {
-        str(Path(config.data) / line.split(",")[0]): line.split(",")[2]
-        for line in run.splits.read_text().splitlines()[1:]
-    }
-    (end,) = finished
-    before = [split_of[path] for path in opened[:end]]
-    after = [split_of[path] for path in opened[end:]]
-    assert set(before) == {"train", "val"}
-    assert set(after) == {"test"}
-    assert after.count("test") == 18
-
-
-def test_undecodable_images_are_named_and_counted(
-    tiny: MakeConfig, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = tmp_path / "data"
-    for split, numbers in {"train": range(20), "val": range(20, 30)}.items():
-        for digit in ("0", "1"):
-            (root / split / digit).mkdir(parents=True)
-            for number in numbers:
-                image = (digits_folder / digit / f"{number:02d}.png").read_bytes()
-                (root / split / digit / f"{number:02d}.png").write_bytes(image)
-    for broken in ("train/0/03.png", "val/1/21.png"):
-        (root / broken).write_bytes(b"no image")
-    run = train(tiny(data=root, fractions=(0.8, 0.2, 0), epochs=1))
-    assert set(run.skipped) == {"train/0/03.png", "val/1/21.png"}
-    told = capsys.readouterr().err
-    assert "2 images could not be decoded and were left out: train/0/03.png, val/1/21.png" in told
-    assert "there are no test images" in told
 
 
 def test_one_line_an_epoch_on_standard_error(tiny: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -334,86 +281,6 @@ def test_a_last_batch_of_one_does_not_break_batch_norm(tiny: MakeConfig) -> None
     options = {"stem": "imagenet", "shortcut": "projection"}
     config = tiny(batch_size=83, epochs=1, model="resnet20", model_options=options)
     assert train(config).rows
-
-
-@pytest.mark.parametrize(
-    ("changes", "gpu_bytes", "step", "words"),
-    [
-        (
-            {},
-            1 << 40,
-            0,
-            ["--batch-size 8 --accumulate 2 or --block-execution linear-recompute, which needs"],
-        ),
-        ({"accumulate": 3}, 1 << 40, 0, ["--batch-size 8 --accumulate 6 or"]),
-        ({"block_execution": "linear-recompute"}, 1 << 40, 0, ["--batch-size 8 --accumulate 2$"]),
-        ({"model": "resnet20", "model_options": {}}, 1 << 40, 0, ["--batch-size 8 --accumulate 2$"]),
-        ({"block_execution": "plain"}, 600_000, 0, ["--batch-size 4 --accumulate 4 or"]),
-        (
-            {},
-            1 << 10,
-            8,
-            ["--batch-size 1 --accumulate 16 or", r"; the best model so far \(epoch 1\) is .*run"],
-        ),
-    ],
-)
-def test_out_of_memory_says_what_would_fit_and_loses_nothing(
-    tiny: MakeConfig,
-    monkeypatch: pytest.MonkeyPatch,
-    changes: dict[str, Any],
-    gpu_bytes: int,
-    step: int,
-    words: list[str],
-) -> None:
-    monkeypatch.setattr(trainer, "_gpu_bytes", lambda: gpu_bytes)
-    with monkeypatch.context() as patch:
-        interrupt_at(
-            patch, step, torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        )
-        with pytest.raises(UserError, match=r"^batch_size=16: does not fit into the GPU's memory") as caught:
-            train(tiny(**changes))
-    for wanted in words:
-        assert re.search(wanted, str(caught.value))
-    assert "\n" not in str(caught.value)
-    run = Run(tiny().out)
-    assert len(run.rows) == step // 6
-    # The memory was another process's: it goes on.
-    assert len(resume(run.folder).rows) == 3
-
-
-_LIKELY = {("32-true", "sgd", 1.0, 2), ("bf16-mixed", "adamw", 1.0, 1)}
-
-
-@pytest.mark.parametrize(
-    ("precision", "optimizer", "clip", "accumulate"),
-    [
-        pytest.param(*case, marks=[] if case in _LIKELY else [pytest.mark.slow])
-        for case in itertools.product(
-            ("32-true", "bf16-mixed", "64-true"), ("sgd", "adamw"), (0.0, 1.0), (1, 2)
-        )
-    ],
-)
-def test_every_precision_trains(
-    tiny: MakeConfig, precision: Any, optimizer: Any, clip: float, accumulate: int
-) -> None:
-    """Lightning refuses to clip the gradients of fused optimizers, which are ours."""
-    changes: dict[str, Any] = {"clip": clip, "accumulate": accumulate, "lr": 0.01, "warmup": 0.0}
-    run = train(tiny(precision=precision, optimizer=optimizer, epochs=2, **changes))
-    assert run.config.precision == precision
-    first, last = run.rows[0].train_loss, run.rows[-1].train_loss
-    assert last < first
-
-
-@pytest.mark.parametrize(
-    ("precision", "allowed"),
-    [("32-true", False), ("64-true", False), ("bf16-mixed", True), ("16-mixed", True)],
-)
-def test_float32_by_name_turns_tf32_off(precision: str, allowed: bool) -> None:
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    with trainer._on_gpu(precision):
-        assert (products.allow_tf32, convolutions.allow_tf32) == (allowed, allowed)
-    assert (products.allow_tf32, convolutions.allow_tf32) == before
 
 
 def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
@@ -487,16 +354,6 @@ def test_an_output_folder_with_a_run_is_left_alone(tiny: MakeConfig) -> None:
     with pytest.raises(UserError, match="already holds a run"):
         train(tiny(epochs=1))
     assert run.model.read_bytes() == before
-
-
-def test_the_best_epochs_averaged_weights_are_what_was_validated(tiny: MakeConfig) -> None:
-    """The saved model, evaluated through the public path, has the validation accuracy of its row."""
-    run = train(tiny(epochs=4, ema=0.8, fractions=(0.5, 0.4, 0.1)))
-    val = open_dataset(run.config.data, splits=run.splits).split("val")
-    predictions = skipnets.load(run.folder).predict([val.source(index) for index in range(len(val))])
-    right = sum(p.label == val.classes[label] for p, label in zip(predictions, val.labels, strict=True))
-    best = run.rows[run.best_epoch - 1]
-    assert right / len(val) == pytest.approx(best.val_accuracy)
 
 
 def test_every_process_needs_a_validation_image(tiny: MakeConfig) -> None:

@@ -8,9 +8,10 @@ import functools
 import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from skipnets.data.decoding import (
     render_image,
 )
 from skipnets.data.listing import Listing, passed_over_line
-from skipnets.data.multi_label import label_texts
+from skipnets.data.multi_label import check_names, label_texts
 from skipnets.data.raster import Header, Values
 from skipnets.data.shards import Members
 from skipnets.data.splits import (
@@ -40,12 +41,14 @@ from skipnets.data.splits import (
 )
 from skipnets.data.targets import target_texts
 from skipnets.data.volume_files import VolumeHeader
-from skipnets.errors import UserError, near_matches
+from skipnets.errors import UserError, listed, near_matches
 
 __all__ = ["ImageDataset"]
 
 logger = logging.getLogger("skipnets")
 
+# Within `saying_once`, the lines that were said.
+_SAID: ContextVar[set[str] | None] = ContextVar("said", default=None)
 # What follows a file's name where each of its pages is an image of its own.
 PAGE_MARK = "#page="
 # More channels than satellites have may be the slices of a volume.
@@ -108,6 +111,42 @@ class ImageDataset:
         if self.regression:
             return "regression"
         return "multi-label" if self.multi_label else "single-label"
+
+    def checked(self) -> Self:
+        """The dataset with labels of the types that are described above, for one that a program made.
+
+        Raises:
+            UserError: If the labels are none that the classes describe.
+        """
+        labels, count = np.asarray(self.labels), len(self.classes)
+        if len(labels) != len(self.names) or len(self.splits) != len(self.names):
+            raise UserError(
+                f"dataset: must have {len(self.names):,} labels and splits, as it has names, not "
+                f"{len(labels):,} and {len(self.splits):,}"
+            )
+        if self.task == "single-label":
+            if labels.ndim != 1 or labels.dtype.kind not in "iu":
+                raise UserError(f"dataset: its labels must be whole numbers (N,), not {_kind_of(labels)}")
+            if len(labels) and not 0 <= labels.min() <= labels.max() < count:
+                raise UserError(
+                    f"dataset: its labels must be from 0 to {count - 1}, not {labels.min()} to {labels.max()}"
+                )
+            return replace(self, labels=labels.astype(np.int64))
+        if labels.ndim != 2 or labels.shape[1] != count or labels.dtype.kind not in "biuf":
+            noun = "target" if self.regression else "label"
+            raise UserError(
+                f"dataset: its labels must be (N, {count}), a column for each {noun}, not {_kind_of(labels)}"
+            )
+        labels = labels.astype(np.float64 if self.regression else np.float32)
+        if self.multi_label:
+            check_names(self.classes)
+            if others := sorted({*np.unique(labels[~np.isnan(labels)]).tolist()} - {0.0, 1.0}):
+                raise UserError(
+                    f"dataset: its labels must be 1, 0 or NaN for unknown, not {listed(map(str, others))}"
+                )
+        elif np.isinf(labels).any():
+            raise UserError("dataset: numbers to predict must be finite, or NaN where one is not known")
+        return replace(self, labels=labels)
 
     @property
     def label_kind(self) -> str:
@@ -307,15 +346,28 @@ def mixed_channels(found: Collection[int], dims: int = 2) -> str:
     )
 
 
+@contextlib.contextmanager
+def saying_once() -> Iterator[None]:
+    """Context manager within which `log_listing` says a line once, however often the data are opened."""
+    token = _SAID.set(set())
+    try:
+        yield
+    finally:
+        _SAID.reset(token)
+
+
 def log_listing(dataset: ImageDataset) -> ImageDataset:
     """Say what was passed over and what may mislead."""
-    listing = dataset.listing
+    listing, said = dataset.listing, _SAID.get()
+    lines = [(logging.INFO, note) for note in listing.notes]
     if listing.passed_over:
-        logger.info("passed over: %s", passed_over_line(listing.passed_over))
-    for note in listing.notes:
-        logger.info("%s", note)
-    for warning in listing.warnings:
-        logger.warning("warning: %s", warning)
+        lines.insert(0, (logging.INFO, f"passed over: {passed_over_line(listing.passed_over)}"))
+    lines += [(logging.WARNING, f"warning: {warning}") for warning in listing.warnings]
+    for level, line in lines:
+        if said is None or line not in said:
+            logger.log(level, "%s", line)
+        if said is not None:
+            said.add(line)
     return dataset
 
 
@@ -326,3 +378,7 @@ def _renumbered(copies: Sequence[Copy], indices: NDArray[np.int64]) -> list[Copy
     position = {int(old): new for new, old in enumerate(indices)}
     kept = [copy for copy in copies if copy.first in position and copy.second in position]
     return [copy._replace(first=position[copy.first], second=position[copy.second]) for copy in kept]
+
+
+def _kind_of(labels: NDArray[Any]) -> str:
+    return f"{labels.dtype} of shape {labels.shape}"

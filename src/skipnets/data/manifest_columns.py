@@ -136,7 +136,14 @@ def _label_column(table: Table, used: Mapping[str, str], task: Task) -> str:
             f"task={task}: {table.path} has no column of 0 and 1, nor one of labels; its columns are "
             f"{listed(table.names, 20)}; name them with --label-columns, or one with --label-column"
         )
-    return _only(table, "label", candidates)
+    marked = [name for name in free if _is_marked(table.column(name), "ignore")]
+    if not candidates and len(marked) > 1:
+        raise UserError(
+            f"task={task}: {table.path} has a column of 0 and 1 for each of several labels "
+            f"({listed(marked)}); task=multi-label reads them, --label-column names one that holds classes"
+        )
+    doubtful = "" if candidates else "; ".join(nearly_marked(table, Roles(dict(used), [])))
+    return _only(table, "label", candidates, hint=f" ({doubtful})" * bool(doubtful))
 
 
 def _label_columns(
@@ -187,15 +194,13 @@ def _target_columns(table: Table, columns: Columns, used: Mapping[str, str]) -> 
         return list(dict.fromkeys(columns.targets))
     free = table.columns_beside(used)
     groups = usual_names(free, "group")
-    found = [
-        name
-        for name in free
-        if name and name not in groups and None not in map(as_number, table.column(name))
-    ]
-    found = usual_names(found, "label") or found
+    free = [name for name in free if name and name not in groups]
+    numeric = [name for name in free if None not in map(as_number, table.column(name))]
+    # Without any of numbers, the only one that can be meant is read, which names the line that is none.
+    found = usual_names(numeric, "label") or numeric or usual_names(free, "label") or free
     if len(found) == 1:
         return found
-    which = f"{listed(found, 20)} hold numbers" if found else f"its columns are {listed(table.names, 20)}"
+    which = f"{listed(numeric, 20)} hold numbers" if numeric else f"its columns are {listed(table.names, 20)}"
     raise UserError(
         f"task=regression: {table.path}: which columns are to be predicted? {which}; name them with --targets"
     )
@@ -232,7 +237,7 @@ def _is_path_column(table: Table, name: str, root: Path) -> bool:
     return bool(some) and all(looks_like_path(cell) or (root / cell).is_file() for cell in some)
 
 
-def _only(table: Table, role: str, candidates: Sequence[str]) -> str:
+def _only(table: Table, role: str, candidates: Sequence[str], *, hint: str = "") -> str:
     if len(candidates) == 1:
         return candidates[0]
     option = f"--{role}-column"
@@ -243,7 +248,7 @@ def _only(table: Table, role: str, candidates: Sequence[str]) -> str:
         )
     raise UserError(
         f"{table.path}: which column holds the {what}? Its columns are {listed(table.names, 20)}; "
-        f"name it with {option}"
+        f"name it with {option}{hint}"
     )
 
 

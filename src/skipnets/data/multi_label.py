@@ -13,6 +13,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +125,18 @@ def labels_from_texts(texts: Sequence[str], classes: Sequence[str]) -> Labels:
     return labels
 
 
+def contradict(first: str, second: str) -> bool:
+    """Whether two texts that `label_text` writes differ in a label that both know."""
+    (one, unknown_of_one), (other, unknown_of_other) = map(_present_and_unknown, (first, second))
+    return bool((one ^ other) - unknown_of_one - unknown_of_other)
+
+
+def _present_and_unknown(text: str) -> tuple[set[str], set[str]]:
+    names: set[str] = set() if text in ("", _NONE) else set(text.split("|"))
+    unknown = {name for name in names if name.startswith(_UNKNOWN)}
+    return names - unknown, {name.removeprefix(_UNKNOWN) for name in unknown}
+
+
 def check_names(names: Sequence[str]) -> None:
     """Check that names can be told apart in such a text.
 
@@ -203,4 +216,5 @@ def _read_list(cell: str) -> list[Any]:
 
 
 def _is_list(cell: str) -> bool:
-    return cell.lstrip().startswith("[") and cell.rstrip().endswith("]")
+    """Whether a cell is a list, also one that was cut off: `["cat", "do`."""
+    return re.match(r"\s*\[(.*\]\s*$|\s*[\"'])", cell, re.DOTALL) is not None

@@ -146,16 +146,19 @@ class DataOptions:
         if self.max_pixels is not None and (not isinstance(self.max_pixels, int) or self.max_pixels < 1):
             raise UserError(f"max_pixels={self.max_pixels!r}: must be a number from 1")
         if self.label_columns and self.label_column is not None:
-            raise UserError("label_columns: must be given without label_column")
+            raise UserError(f"label_columns: must not be given with label_column={self.label_column}")
         if self.label_columns and self.task in ("single-label", "regression"):
             raise UserError(f"label_columns: must not be given with task={self.task}")
         if self.targets and self.task in ("single-label", "multi-label"):
             raise UserError(f"targets: must not be given with task={self.task}")
         if self.targets and (self.label_columns or self.label_column is not None):
-            given = "label_columns" if self.label_columns else "label_column"
-            raise UserError(f"targets: must be given without {given}")
+            columns = ", ".join(self.label_columns)
+            given = f"label_columns={columns}" if columns else f"label_column={self.label_column}"
+            raise UserError(f"targets: must not be given with {given}")
         if self.label_column is not None and self.task == "regression":
-            raise UserError("label_column: must not be given with task=regression; targets names its columns")
+            raise UserError(
+                "label_column: must not be given with task=regression; targets=… names its columns"
+            )
         if self.wants_numbers and self.uncertain != "ignore":
             raise UserError(f"uncertain={self.uncertain}: must not be given with numbers to predict")
         if self.task == "single-label" and self.uncertain != "ignore":

@@ -62,6 +62,11 @@ _NOT_OF_SHARDS = (
     *("layout", "exclude", "root", "path_column", "label_column", "label_columns", "uncertain"),
     *("split_column", "group_column", "dims"),
 )
+# What is of no use with a named dataset.
+_OF_FILES = (
+    *("layout", "exclude", "class_order", "root", "path_column", "label_column", "label_columns"),
+    *("uncertain", "split_column", "group_column", "group_pattern", "page"),
+)
 
 
 def open_dataset(
@@ -205,6 +210,8 @@ def _find(
             raise UserError(f"task=multi-label: the images of {data} have one label each")
         if options.wants_numbers:
             raise UserError(f"task=regression: {data} has classes, not numbers to predict")
+        if unfit := options.arguments(_OF_FILES):
+            raise UserError(f"{' '.join(unfit)}: must not be given with {data}, a named dataset")
         return _named(data, download=download)
     check_data(data)
     path = Path(data)

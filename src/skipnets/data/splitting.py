@@ -12,7 +12,7 @@ from skipnets.data.copies import clusters
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
 from skipnets.data.manifest_files import relative_name
-from skipnets.data.multi_label import absent_labels
+from skipnets.data.multi_label import absent_labels, contradict
 from skipnets.data.splits import (
     Shares,
     cut,
@@ -165,18 +165,25 @@ def repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missin
     known = {name: index for index, name in enumerate(dataset.names)}
     names = dataset.label_names
     split_of: dict[int, str] = {}
-    gone = []
+    gone, otherwise_unknown = [], []
     for name, (label, split) in rows.items():
         index = known.get(name)
         if index is None and root is not None:  # version 0.1 kept paths as a manifest writes them
             index = known.get(relative_name(root, name))
         if index is None:
             gone.append(name)
-        elif names[index] != label:
+        elif names[index] != label and not (dataset.multi_label and not contradict(names[index], label)):
             other = "with another number" if dataset.regression else "under another class"
             raise UserError(f"{path}: lists {name} as {label!r}, which the data hold {other}")
         else:
             split_of[index] = split
+            if names[index] != label:
+                otherwise_unknown.append(name)
+    if otherwise_unknown:
+        dataset.listing.warnings.append(
+            f"{counted(len(otherwise_unknown), 'image')}: other labels are unknown than in {path}: "
+            f"{listed(otherwise_unknown)}"
+        )
     if gone and missing != "skip":
         raise UserError(
             f"{path}: lists {listed(gone)}, which the data do not hold; --missing skip goes on without"

@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from skipnets.axes import worded
 from skipnets.classifier import Classifier, as_classifier
-from skipnets.data.dataset import ImageDataset
+from skipnets.data.dataset import ImageDataset, saying_once
 from skipnets.data.options import DataOptions
 from skipnets.description import MODEL_NOUNS
 from skipnets.errors import UserError, needs_extra
+from skipnets.inputs import empty_batch
 from skipnets.probabilities import sigmoid, softmax
+from skipnets.runtimes.runtime import NoFeaturesError
 from skipnets.scaling import TargetScale
 from skipnets.uncertainty import (
     CalibrationScores,
@@ -171,6 +173,7 @@ def fit_label_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.
     return _root(slope, len(labels))
 
 
+@saying_once()
 def calibrate(
     model: str | os.PathLike[str] | Classifier,
     data: ImageDataset | str | os.PathLike[str] | None = None,
@@ -254,9 +257,11 @@ def calibrate(
     temperature = fit["temperature"]
     images, training = calibration_images(classifier, data, split, download=download, options=options)
     by_logits = classifier.task == "single-label"
-    if training is None:
+    lacking = "the training images are not there" if training is None else _without_features(classifier)
+    if lacking is not None:
         found = "are recognized by the logits alone" if by_logits else "cannot be recognized"
-        warnings.append(f"the training images are not there, so outliers {found}")
+        warnings.append(f"{lacking}, so outliers {found}")
+        training = None
     detector = None
     if training is not None or by_logits:
         detector = fit_outlier_detector(
@@ -294,6 +299,15 @@ def calibrate(
     del record["failures"]
     classifier.provenance["calibration"] = record
     return calibration
+
+
+def _without_features(classifier: Classifier) -> str | None:
+    """What to say of a network that has no features to compare images by; None of one that has."""
+    try:
+        classifier.embed_batch(empty_batch(classifier.preprocessing, classifier.runtime.input_type, images=1))
+    except NoFeaturesError:
+        return "the network has no features (embed) to compare images by"
+    return None
 
 
 def _probability_fit(

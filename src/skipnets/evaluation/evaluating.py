@@ -32,6 +32,7 @@ from skipnets.evaluation.display import metric_tables
 from skipnets.evaluation.saving import SavedEvaluation, or_none
 from skipnets.probabilities import NOT_FINITE, softmax
 from skipnets.scaling import unscaled
+from skipnets.selection import check_calibrated, needs_features
 
 with needs_extra("train"):
     from skipnets.evaluation.metrics import Metrics, measure
@@ -204,7 +205,7 @@ def evaluate(
     """
     check_at_least_1(batch_size=batch_size, workers=workers)
     classifier = as_classifier(model)
-    classifier.check_calibrated(coverage=coverage, reject=reject)
+    check_calibrated(classifier, coverage=coverage, reject=reject)
     record = _run_record(classifier)
     dataset, runs_own = _find(classifier, record, data, download, options)
     chosen = dataset.split(split)
@@ -220,11 +221,10 @@ def evaluate(
             f"{name} has {chosen.label_kind}, which does not fit a {kind}; --task {classifier.task} reads it "
             "for one"
         )
-    outliers = None if reject is None or classifier.uncertainty is None else classifier.uncertainty.outliers
     positions, logits, features, failures = _predict_all(
         classifier,
         chosen,
-        embed=outliers is not None and outliers.needs_features,
+        embed=needs_features(classifier, reject),
         batch_size=batch_size,
         workers=workers,
         progress=progress,
@@ -327,7 +327,7 @@ def _find(
 ) -> tuple[ImageDataset, bool]:
     """The images in their splits, and whether they are those of the classifier's own run."""
     if isinstance(data, ImageDataset):
-        dataset = data
+        dataset = data.checked()
     elif data is None:
         if options is not None:
             raise UserError("data: must be given with options of how it is read")

@@ -19,6 +19,7 @@ from torchmetrics.functional.classification import (
 )
 
 from skipnets.evaluation.intervals import wilson_interval
+from skipnets.evaluation.ratios import defined_mean, ratio
 from skipnets.evaluation.reliability import reliability
 
 __all__ = ["Metrics", "measure"]
@@ -82,8 +83,8 @@ def measure(
     if classes > 5:
         top5 = float(multiclass_accuracy(probabilities, target, classes, "micro", top_k=5))
     correct, support, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    recall = _share(correct, support)
-    f1 = _share(2 * correct, support + predicted)
+    recall = ratio(correct, support)
+    f1 = ratio(2 * correct, support + predicted)
     auroc = np.array([_auroc(probabilities[:, index], target == index) for index in range(classes)])
     occurs = support > 0
     return Metrics(
@@ -94,18 +95,14 @@ def measure(
         nll=float(-log_probabilities.gather(1, target[:, None]).mean()),
         ece=reliability(probabilities.numpy(), labels).ece,
         macro_f1=float(f1[occurs].mean()),
-        macro_auroc=float(np.nanmean(auroc)) if np.isfinite(auroc).any() else math.nan,
-        precision=_share(correct, predicted),
+        macro_auroc=defined_mean(auroc),
+        precision=ratio(correct, predicted),
         recall=recall,
         f1=f1,
         auroc=auroc,
         support=support,
         confusion=confusion,
     )
-
-
-def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
 def _auroc(probabilities: torch.Tensor, is_class: torch.Tensor) -> float:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from skipnets.evaluation.intervals import Interval, auroc_interval, wilson_interval
+from skipnets.evaluation.ratios import defined_mean, ratio
 from skipnets.evaluation.reliability import binary_reliability
 from skipnets.probabilities import sigmoid
 
@@ -171,7 +172,7 @@ def measure_labels(
     flat = ranking_metrics(logits[known][:, None], labels[known][:, None])
     micro = {name: float(value[0, 0]) for name, value in statistics.pooled_metrics(unit).items()}
     micro |= {name: float(value[0]) for name, value in flat.items()}
-    macro = {name: _mean(values[name]) for name in LABEL_METRICS}
+    macro = {name: defined_mean(values[name]) for name in LABEL_METRICS}
 
     units, drawn = group_numbers(groups, len(labels))
     samples: dict[str, list[Floats]] = {}
@@ -287,11 +288,11 @@ class _Statistics:
         hits: Floats, present: Floats, found: Floats, left_out: Floats, absent: Floats
     ) -> dict[str, Floats]:
         return {
-            "sensitivity": _share(hits, present),
-            "specificity": _share(left_out, absent),
-            "precision": _share(hits, found),
+            "sensitivity": ratio(hits, present),
+            "specificity": ratio(left_out, absent),
+            "precision": ratio(hits, found),
             # Of a label that no image has, and that was found in none, nothing is known.
-            "f1": _share(2 * hits, np.where(present > 0, present + found, 0)),
+            "f1": ratio(2 * hits, np.where(present > 0, present + found, 0)),
         }
 
 
@@ -321,10 +322,10 @@ class WeightedRanking:
         present, absent = ours.sum(1), others[:, -1]
         misses = others[:, self.not_below]
         below = absent[:, None] - (others[:, self.above] + misses) / 2
-        auroc = _share((ours * below).sum(1), present * absent)
+        auroc = ratio((ours * below).sum(1), present * absent)
         hits = np.cumsum(ours, axis=1)[:, self.tied]
         precision = np.divide(hits, hits + misses, out=np.zeros_like(hits), where=hits > 0)
-        average = _share((ours * precision).sum(1), present)
+        average = ratio((ours * precision).sum(1), present)
         return auroc, np.where(absent > 0, average, np.nan)
 
 
@@ -420,16 +421,7 @@ def _interval(limits: Floats | None, value: float) -> Interval | None:
     return float(limits[0, 0]), float(limits[0, 1])
 
 
-def _share(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
-
-
-def _mean(values: Floats) -> float:
-    defined = values[np.isfinite(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
-
-
 def _row_means(values: Floats) -> Floats:
     """(B, K) → (B,) means of what is defined; NaN where nothing is."""
     defined = np.isfinite(values)
-    return _share(np.where(defined, values, 0).sum(1), defined.sum(1).astype(np.float64))
+    return ratio(np.where(defined, values, 0).sum(1), defined.sum(1).astype(np.float64))

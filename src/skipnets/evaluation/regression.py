@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from skipnets.evaluation.intervals import wilson_interval
 from skipnets.evaluation.multi_label import draws, group_numbers, percentiles
+from skipnets.evaluation.ratios import ratio
 
 __all__ = ["TARGET_METRICS", "RegressionMetrics", "error_metrics", "measure_numbers"]
 
@@ -148,16 +149,12 @@ class _Statistics:
         explained = 1 - np.divide(squared, spread, out=np.full_like(spread, np.nan), where=varies)
         distances = np.abs(self.errors)
         found = {
-            "mae": _mean(weights @ distances, count),
-            "rmse": np.sqrt(_mean(squared, count)),
+            "mae": ratio(weights @ distances, count),
+            "rmse": np.sqrt(ratio(squared, count)),
             "r2": explained,
-            "bias": _mean(weights @ self.errors, count),
+            "bias": ratio(weights @ self.errors, count),
         }
         if self.ordinal:
             for name, most in zip(_ORDINAL_METRICS, (0, 1), strict=True):
-                found[name] = _mean(weights @ (self.known * (distances <= most + 1e-9)), count)
+                found[name] = ratio(weights @ (self.known * (distances <= most + 1e-9)), count)
         return found
-
-
-def _mean(sums: Floats, count: Floats) -> Floats:
-    return np.divide(sums, count, out=np.full_like(sums, np.nan), where=count > 0)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.evaluation.intervals import wilson_interval
+from skipnets.evaluation.ratios import ratio
 
 __all__ = ["CALIBRATION_BINS", "Reliability", "binary_reliability", "confidence_bin", "reliability"]
 
@@ -84,14 +85,11 @@ def binary_reliability(
     bin_of = confidence_bin(confidence, bins)
     counts = np.bincount(bin_of, minlength=bins)
     hits = np.bincount(bin_of, present, minlength=bins)
-    empty = np.full(bins, np.nan)
     return Reliability(
         edges=np.linspace(0, 1, bins + 1),
         counts=counts,
-        confidence=np.divide(
-            np.bincount(bin_of, confidence, minlength=bins), counts, out=empty.copy(), where=counts > 0
-        ),
-        accuracy=np.divide(hits, counts, out=empty.copy(), where=counts > 0),
+        confidence=ratio(np.bincount(bin_of, confidence, minlength=bins), counts),
+        accuracy=ratio(hits, counts),
         intervals=np.array(
             [
                 wilson_interval(int(hit), int(count)) if count else (np.nan, np.nan)

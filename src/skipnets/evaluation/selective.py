@@ -14,32 +14,15 @@ from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier
 from skipnets.prediction import SET_SEPARATOR
-from skipnets.probabilities import sigmoid, softmax
-from skipnets.scaling import unscaled
+from skipnets.selection import Selection
 from skipnets.tables import number_text, percent
 
 __all__ = ["Selective", "select", "selective_rows"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Selective:
-    """Prediction sets or intervals and rejected images of an evaluation, each where it was asked for.
-
-    Attributes:
-        coverage: The coverage asked for.
-        sets: (N, K) whether a class is in an image's set.
-        intervals: (N, T, 2) the lowest and the highest number of each interval.
-        reject: The share of the most unusual images that is to be rejected.
-        p_values: (N,) how usual each image is.
-        rejected: (N,) whether it is rejected.
-    """
-
-    coverage: float | None = None
-    sets: NDArray[np.bool_] | None = None
-    intervals: NDArray[np.float64] | None = None
-    reject: float | None = None
-    p_values: NDArray[np.float64] | None = None
-    rejected: NDArray[np.bool_] | None = None
+class Selective(Selection):
+    """Prediction sets or intervals and rejected images of an evaluation, each where it was asked for."""
 
     def measure(self, right: NDArray[np.bool_], labels: NDArray[Any]) -> dict[str, Any]:
         """Entries of evaluation.json: "prediction_sets" and "rejection".
@@ -151,31 +134,13 @@ def select(
     Args:
         classifier: Calibrated.
         logits: (N, K), not divided by the temperature.
-        features: (N, F) embeddings, where the score for outliers needs them.
+        features: (N, F) embeddings, where `skipnets.selection.needs_features` says so.
         coverage: As of `Classifier.predict`.
         reject: As of `Classifier.predict`.
     """
-    uncertainty = classifier.uncertainty
-    if uncertainty is None or (coverage is None and reject is None):
+    if coverage is None and reject is None:
         return None
-    sets = intervals = p_values = rejected = None
-    if coverage is not None and classifier.scales is not None:
-        intervals = classifier.intervals(unscaled(logits, classifier.scales), coverage)
-    elif coverage is not None:
-        of_task = sigmoid if classifier.task == "multi-label" else softmax
-        sets = classifier.sets(of_task(logits, classifier.temperature), coverage)
-    if reject is not None and uncertainty.outliers is not None:
-        p_values = uncertainty.outliers.p_values(logits, features)
-        rejects = uncertainty.outliers.calibration.rejects
-        rejected = np.array([rejects(value, reject) for value in p_values.tolist()])
-    return Selective(
-        coverage=coverage,
-        sets=sets,
-        intervals=intervals,
-        reject=reject,
-        p_values=p_values,
-        rejected=rejected,
-    )
+    return Selective.of(classifier, logits, features, coverage=coverage, reject=reject)
 
 
 def _measure_sets(sets: NDArray[np.bool_], labels: NDArray[np.int64]) -> dict[str, Any]:

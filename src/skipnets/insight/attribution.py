@@ -37,6 +37,7 @@ from skipnets.models.family import network_graph, stage_groups
 from skipnets.models.graph import Graph
 from skipnets.models.modes import evaluating, sharing_tensors
 from skipnets.models.operations import Norm
+from skipnets.predicting import make_prediction
 
 if TYPE_CHECKING:
     from skipnets.data.decoding import Source
@@ -372,7 +373,7 @@ def _of_volume(preprocessing: Preprocessing, volume: Volume, about: dict[str, An
 
 def _found(classifier: Classifier, probabilities: NDArray[np.float64]) -> Sequence[str]:
     """The labels that are found in an image, or its most probable class."""
-    found = classifier.prediction("", probabilities)
+    found = make_prediction(classifier, "", probabilities)
     return found.labels or [found.ranking[0][0]]
 
 

@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw
 from skipnets.batch_prediction import fingerprint
 from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.loading import evaluation_batches
-from skipnets.errors import UserError, check_at_least_1
+from skipnets.errors import UserError, check_at_least_1, listed
 from skipnets.evaluation.tables import check_table_path, write_table
 from skipnets.files import atomic_path
 from skipnets.inputs import named_sources
@@ -279,6 +279,8 @@ def search(
         )
         for values, found in zip(similarity, positions, strict=True)
     )
+    if alone := [query for query, row in zip(asked, neighbors, strict=True) if not row]:
+        _LOG.warning("no image but the query itself was searched: %s", listed(alone))
     found_names = {found.source for row in neighbors for found in row}
     return Search(
         queries=tuple(asked),

@@ -29,6 +29,7 @@ __all__ = [
     "config_of",
     "logits_and_head_input",
     "map_shapes",
+    "misshapen",
     "unwrapped",
 ]
 
@@ -255,9 +256,15 @@ def check_output(model: CustomModel, images: Tensor) -> None:
             f"model: {model.config.name} fails on images of shape {shape} ({one_line(error)})"
         ) from error
     wanted = (len(images), model.num_classes)
-    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if found != wanted:
+    if found := misshapen(output, wanted):
         raise UserError(
             f"model: {model.config.name} must return an output for each of the {model.num_classes} classes, "
             f"labels or numbers, shape {wanted}, not {found}"
         )
+
+
+def misshapen(output: object, shape: tuple[int, ...]) -> str | None:
+    """What a network returned, in words, unless it is a tensor of this shape."""
+    if not isinstance(output, Tensor):
+        return type(output).__name__
+    return None if tuple(output.shape) == shape else str(tuple(output.shape))

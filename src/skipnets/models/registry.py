@@ -597,8 +597,8 @@ def model_config(name: str, **fields: Any) -> ModelConfig:
 
     Args:
         name: A name from `list_models`.
-        fields: Any field of the model's configuration, by name. Where a DenseNet's `growth_rate` or
-            `bottleneck` change, the stem's channels follow unless they are given too.
+        fields: Any field of the model's configuration, by name; "none" means None. Where a DenseNet's
+            `growth_rate` or `bottleneck` change, the stem's channels follow unless they are given too.
 
     Raises:
         UserError: For an unknown name or field, or an impossible value.
@@ -615,7 +615,7 @@ def model_config(name: str, **fields: Any) -> ModelConfig:
             raise UserError(
                 f"{field}: must be a field of {name}{near_matches(field, names) or ': ' + ', '.join(names)}"
             )
-    return row.replace(**fields)
+    return row.replace(**{field: None if means_none(value) else value for field, value in fields.items()})
 
 
 def parse_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,8 @@ _CHECKED: WeakKeyDictionary[nn.Module, _CheckedBlock] = WeakKeyDictionary()
 class _MemoryEfficientBlock(SwitchedModule):
     """What basic and bottleneck blocks share."""
 
+    has_operator = False
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
         if self.unsupported_reason(x) is not None:
@@ -69,12 +71,6 @@ class _MemoryEfficientBlock(SwitchedModule):
             for each in zip(norms, result.statistics, result.counts, strict=True):
                 update_running_statistics(*each)
         return result.y
-
-    def unsupported_reason(self, features: Tensor) -> str | None:
-        """Why this forward pass has to be plain, or None; remembered for the report."""
-        if torch.compiler.is_compiling():
-            return "the model is being compiled"
-        return super().unsupported_reason(features)
 
     def unsupported_structure(self) -> str | None:
         """Why the block as it is now cannot be run as one operation, or None."""
@@ -120,6 +116,8 @@ class MemoryEfficientResNet(SwitchedModule, ResNet):
     `forward_intermediates`, which shows a map from within the stem, runs its layers.
     """
 
+    has_operator = False
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w)."""
         if self.automatic and self.measured is None and not torch.compiler.is_compiling():
@@ -132,12 +130,6 @@ class MemoryEfficientResNet(SwitchedModule, ResNet):
         for _, stage in islice(self.named_stages(), 4 if self.config.has_stem_pool else 3, None):
             maps = stage(maps)
         return maps
-
-    def unsupported_reason(self, features: Tensor) -> str | None:
-        """Why this forward pass of the stem has to be plain, or None; remembered for the report."""
-        if torch.compiler.is_compiling():
-            return "the model is being compiled"
-        return super().unsupported_reason(features)
 
     def unsupported_structure(self) -> str | None:
         """Why the stem as it is now cannot be run as one operation, or None."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,13 @@ _FUSED, NATIVE_KERNELS = "fused kernels", "native kernels"
 
 
 class SwitchedModule(nn.Module):
-    """What is known about the execution of a module that can run as one operation."""
+    """What is known about the execution of a module that can run as one operation.
 
+    Attributes:
+        has_operator: Whether a compiler can take the operation into a graph, as `skipnets.ops.operators`.
+    """
+
+    has_operator: ClassVar[bool] = True
     recompute: bool = False
     automatic: bool = False
     measured: BlockExecution | None = None
@@ -46,6 +51,8 @@ class SwitchedModule(nn.Module):
     def unsupported_reason(self, features: Tensor) -> str | None:
         """Why this forward pass has to be plain, or None; remembered for the report."""
         if torch.compiler.is_compiling():  # It would have to follow what is remembered.
+            if not self.has_operator:
+                return "the model is being compiled"
             if features.ndim != 4:
                 return "a compiler has operators for images alone"
             return (

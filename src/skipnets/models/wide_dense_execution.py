@@ -37,6 +37,8 @@ _CHECKED: WeakKeyDictionary[nn.Module, _CheckedBlock] = WeakKeyDictionary()
 class MemoryEfficientRDNetBlock(DividedBlock, RDNetBlock):
     """A dense block that trains as one operation, or as several where some layers run by themselves."""
 
+    has_operator = False
+
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C + L·k, H, W)."""
         if self.unsupported_reason(features) is not None:
@@ -57,12 +59,6 @@ class MemoryEfficientRDNetBlock(DividedBlock, RDNetBlock):
             # What stochastic depth does to ones: the factor of each image, drawn as layer by layer.
             [layer.drop_path(ones).flatten() if layer.drop_path.p > 0 else None for layer in layers],
         )
-
-    def unsupported_reason(self, features: Tensor) -> str | None:
-        """Why this forward pass has to be plain, or None; remembered for the report."""
-        if torch.compiler.is_compiling():
-            return "the model is being compiled"
-        return super().unsupported_reason(features)
 
     def unsupported_structure(self) -> str | None:
         """Why the block as it is now cannot be run as one operation, or None."""

@@ -9,12 +9,12 @@ Shapes: N images, K classes, B resamples.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.evaluation.intervals import Interval
+from skipnets.evaluation.ratios import ratio
 from skipnets.evaluation.reliability import CALIBRATION_BINS, confidence_bin
 
 __all__ = ["METRICS", "bootstrap_p", "resample", "spread_interval", "weighted_metrics"]
@@ -152,14 +152,9 @@ class _Ranking:
         np.cumsum(np.where(self.is_class, 0, ordered), axis=1, out=others[:, 1:])
         below = (others[:, self.first] + others[:, self.last]) / 2
         pairs = of_class.sum(1) * others[:, -1]
-        share: Any = np.divide(
-            (of_class * below).sum(1), pairs, out=np.full(len(weights), np.nan), where=pairs > 0
-        )
-        return share
+        return ratio((of_class * below).sum(1), pairs)
 
 
 def _mean(values: Floats, where: NDArray[np.bool_]) -> Floats:
     """(B, K) → (B,) means over the classes that count; NaN where none does."""
-    count = where.sum(1)
-    sums = np.where(where, values, 0).sum(1)
-    return np.divide(sums, count, out=np.full(len(values), np.nan), where=count > 0)
+    return ratio(np.where(where, values, 0).sum(1), where.sum(1))

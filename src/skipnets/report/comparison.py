@@ -177,7 +177,8 @@ def compare(
     folders = [Path(run) for run in runs]
     tasks = [evaluated_task(folder) for folder in folders]
     for task, kind in (("multi-label", "a multi-label classifier"), ("regression", "a regression")):
-        another = [folder for folder, its in zip(folders, tasks, strict=True) if its != task]
+        # What cannot be read is told of where it is read.
+        another = [folder for folder, its in zip(folders, tasks, strict=True) if its not in (task, None)]
         if task in tasks and another:
             raise UserError(f"runs: {folders[tasks.index(task)]} is of {kind} and {another[0]} is not")
     if tasks[0] == "multi-label":

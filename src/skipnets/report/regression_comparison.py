@@ -20,6 +20,7 @@ from skipnets.data.listing import counted
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.intervals import Interval
 from skipnets.evaluation.multi_label import draws, group_numbers
+from skipnets.evaluation.ratios import ratio
 from skipnets.evaluation.regression_evaluation import metric_text
 from skipnets.report.bootstrap import bootstrap_p, spread_interval
 from skipnets.report.pairing import PairedComparison, caveats, difference_table, holm, matched, verdict
@@ -170,7 +171,7 @@ def _resampled(
     for weights in draws(units, resamples, seed, width=known.size):
         count = weights @ known
         for parts, of_run in zip(samples, errors, strict=True):
-            parts.append(np.divide(weights @ of_run, count, out=np.full_like(count, np.nan), where=count > 0))
+            parts.append(ratio(weights @ of_run, count))
     return [np.concatenate(parts) for parts in samples]
 
 

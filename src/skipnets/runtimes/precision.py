@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError, near_matches
+from skipnets.probabilities import softmax
 
 __all__ = ["PRECISIONS", "HalfPrecisionCheck", "check_precision"]
 
@@ -50,7 +51,7 @@ class HalfPrecisionCheck:
         Returns:
             The precision to compute in from now on, which is said in the log; None while it is undecided.
         """
-        difference = np.abs(_softmax(exact) - _softmax(half)).max(initial=0.0)
+        difference = np.abs(softmax(exact) - softmax(half)).max(initial=0.0)
         self.images += len(exact)
         self.other_labels += int((exact.argmax(1) != half.argmax(1)).sum())
         self.largest_difference = max(self.largest_difference, float(difference))
@@ -83,9 +84,3 @@ def check_precision(precision: str, *, device: str) -> None:
         raise UserError(f"precision={precision}: must be one of {', '.join(PRECISIONS)}{near}")
     if precision == "16-mixed" and device == "cpu":
         raise UserError("precision=16-mixed: needs a GPU; on a CPU take 32-true or bf16-mixed")
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities

@@ -22,11 +22,16 @@ class TensorsDoNotFitError(UserError):
 
 
 class NoFeaturesError(UserError):
-    """An exported network has logits only."""
+    """A network has logits only.
 
-    def __init__(self) -> None:
+    Args:
+        message: Why; None says it of an export.
+    """
+
+    def __init__(self, message: str | None = None) -> None:
         super().__init__(
-            "embed: this export has no features, as its network has no linear layer for the classes whose "
+            message
+            or "embed: this export has no features, as its network has no linear layer for the classes whose "
             "input they would be, nor timm's forward_features and forward_head"
         )
 

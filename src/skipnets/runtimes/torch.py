@@ -19,13 +19,13 @@ from torch.nn.parameter import is_lazy
 from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
 from skipnets.models.custom import CustomConfig
-from skipnets.models.custom_model import CustomModel
+from skipnets.models.custom_model import CustomModel, NoEmbeddingError
 from skipnets.models.factory import build_model
 from skipnets.models.modes import evaluating
 from skipnets.models.modified import refused_modification
 from skipnets.models.registry import config_from_dict
 from skipnets.runtimes.precision import HalfPrecisionCheck, check_precision
-from skipnets.runtimes.runtime import InputType, TensorsDoNotFitError
+from skipnets.runtimes.runtime import InputType, NoFeaturesError, TensorsDoNotFitError
 
 __all__ = ["TorchRuntime", "check_tensors", "pick_device", "without_lost_threads"]
 
@@ -117,12 +117,19 @@ class TorchRuntime:
             return logits
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) images → (N, num_features) pooled features."""
+        """(N, C, H, W) images → (N, num_features) pooled features.
+
+        Raises:
+            NoFeaturesError: If the network does not say what its features are.
+        """
         without_lost_threads()
         with evaluating(self.model), torch.inference_mode():
             images = self._to_tensor(batch)
             with self._computing_in(self._now()):
-                features = _to_numpy(self.model.embed(images))
+                try:
+                    features = _to_numpy(self.model.embed(images))
+                except NoEmbeddingError as error:
+                    raise NoFeaturesError(str(error)) from error
                 logits = None if self._check is None else _to_numpy(self.model(images))
             self._compare(images, logits)
             return features
@@ -140,9 +147,9 @@ class TorchRuntime:
             name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous().numpy()
             for name, tensor in state.items()
         }
-        check_tensors(self.model.skeleton(), arrays)
         if not isinstance(self.model, CustomModel) and (refused := refused_modification(self.model)):
             raise TensorsDoNotFitError(refused)
+        check_tensors(self.model.skeleton(), arrays)
         return arrays
 
     def _now(self) -> str | None:

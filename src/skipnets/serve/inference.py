@@ -34,6 +34,7 @@ from skipnets.axes import AXES
 from skipnets.classifier import Classifier
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.errors import UserError, one_line
+from skipnets.predicting import make_prediction
 from skipnets.serve.service import Service, Upload
 from skipnets.version import __version__
 
@@ -139,7 +140,7 @@ def write_inference(
         classifier: What computed them.
         model: Its name.
     """
-    labels = ["|".join(classifier.prediction("", row).labels) for row in probabilities]
+    labels = ["|".join(make_prediction(classifier, "", row).labels) for row in probabilities]
     shape = list(probabilities.shape)
     tensors: dict[Output, tuple[list[int], list[Any]]] = {
         "probabilities": (shape, probabilities.astype(np.float32).ravel().tolist()),

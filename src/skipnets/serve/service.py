@@ -35,7 +35,9 @@ from skipnets.data.pixel_budget import AbandonedError, PixelBudget
 from skipnets.data.raster import WindowedImage
 from skipnets.data.volume_files import Volume, read_volume_header
 from skipnets.errors import UserError
+from skipnets.predicting import failed_prediction, make_prediction, outputs_with_uncertainty
 from skipnets.probabilities import NOT_FINITE
+from skipnets.selection import check_calibrated
 from skipnets.serve.batching import Batcher
 from skipnets.serve.explaining import explanation_png, why_unexplained
 from skipnets.serve.limits import BYTES_OF_VALUE, Limits
@@ -303,7 +305,7 @@ class Service:
         """Load, and predict once, so that the first client does not wait for a runtime's warm-up."""
         classifier = self._load()
         preprocessing = classifier.preprocessing
-        classifier.check_calibrated(**self._asked)
+        check_calibrated(classifier, **self._asked)
         shape = (1, *preprocessing.size, preprocessing.channels)
         _answers(classifier, np.zeros(shape, preprocessing.pixel_type), **self._asked)
         self._unexplained = why_unexplained(classifier)
@@ -324,8 +326,8 @@ class Service:
         try:
             row, uncertainty = await self._ask(upload, given_up)
         except ImageDecodeError as error:
-            return self.classifier.failed(upload.name, str(error).removeprefix("image: "))
-        return replace(self.classifier.prediction(upload.name, row, top_k), **uncertainty)
+            return failed_prediction(self.classifier, upload.name, str(error).removeprefix("image: "))
+        return replace(make_prediction(self.classifier, upload.name, row, top_k), **uncertainty)
 
     async def _ask(
         self, image: Upload | NDArray[Any], given_up: threading.Event
@@ -437,7 +439,7 @@ def _answers(
     """(N, H, W, C) → (classes,) probabilities or numbers of each, and what is asked for besides."""
     normalizes = classifier.runtime.input_type == "uint8"
     prepare = classifier.preprocessing.planes if normalizes else classifier.preprocessing.normalize
-    answers = classifier.outputs_with_uncertainty(prepare(pixels), **asked)
+    answers = outputs_with_uncertainty(classifier, prepare(pixels), **asked)
     if not all(np.isfinite(row).all() for row, _ in answers):
         raise UserError(NOT_FINITE)
     return answers

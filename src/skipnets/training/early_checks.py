@@ -59,6 +59,13 @@ def check_options(config: TrainConfig) -> None:
         raise UserError(
             f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
         )
+    for name, needed, is_there in (
+        ("teacher_temperature", "teacher", config.teacher is not None),
+        ("teacher_share", "teacher", config.teacher is not None),
+        ("focal_gamma", "loss=focal", config.loss == "focal"),
+    ):
+        if (value := getattr(config, name)) != getattr(TrainConfig, name) and not is_there:
+            raise UserError(f"{name}={value:g}: needs {needed}")
     if config.teacher is not None:
         _check_teacher(config.teacher)
 

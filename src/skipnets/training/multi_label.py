@@ -24,6 +24,7 @@ from skipnets.errors import UserError, listed
 from skipnets.evaluation.evaluating import evaluate
 from skipnets.evaluation.multi_label import ranking_metrics
 from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation
+from skipnets.evaluation.ratios import defined_mean, ratio
 from skipnets.evaluation.thresholds import ThresholdRule, choose_thresholds
 from skipnets.models.backbone import Backbone
 from skipnets.training.config import ResolvedConfig, TrainConfig
@@ -174,23 +175,15 @@ class LabelScores(Metric):
         logits, labels = (dim_zero_cat(each).cpu().numpy() for each in (self.logits, self.labels))  # type: ignore[arg-type]
         rankings = ranking_metrics(logits, labels)
         right, known = (logits >= 0) == (labels == 1), np.isfinite(labels)
-        recalls = np.stack([_shares(right & (labels == value), labels == value) for value in (0, 1)])
+        recalls = np.stack(
+            [ratio((right & of_value).sum(0), of_value.sum(0)) for of_value in (labels == 0, labels == 1)]
+        )
         return {
             "val_accuracy": float(right[known].mean()) if known.any() else 0.0,
-            "val_balanced_accuracy": _nan_mean(recalls),
-            "val_average_precision": _nan_mean(rankings["average_precision"]),
-            "val_auroc": _nan_mean(rankings["auroc"]),
+            "val_balanced_accuracy": defined_mean(recalls),
+            "val_average_precision": defined_mean(rankings["average_precision"]),
+            "val_auroc": defined_mean(rankings["auroc"]),
         }
-
-
-def _shares(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> NDArray[np.float64]:
-    counts = whole.sum(0)
-    return np.divide(part.sum(0), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
-
-
-def _nan_mean(values: NDArray[np.float64]) -> float:
-    defined = values[np.isfinite(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
 
 
 class MultiLabelTask(ClassificationTask):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skipnets.errors import UserError, listed, one_line
-from skipnets.models.custom_model import CustomModel
+from skipnets.models.custom_model import CustomModel, misshapen
 from skipnets.training.copying import own_copy
 
 __all__ = ["check_step", "usable_channels_last"]
@@ -46,8 +46,7 @@ def check_step(model: CustomModel, images: Tensor, *, channels_last: bool = Fals
         with torch.random.fork_rng(devices=()), torch.enable_grad():
             output = own.to(memory_format=layout)(images.to(memory_format=layout))
             wanted = (len(images), model.num_classes)
-            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            if found != wanted:
+            if found := misshapen(output, wanted):
                 raise UserError(
                     f"model: {name} must return logits of shape {wanted} in training as in evaluation, not "
                     f"{found}; further outputs are for a loss inside of it"

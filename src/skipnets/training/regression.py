@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from skipnets.data.dataset import ImageDataset
 from skipnets.errors import UserError
+from skipnets.evaluation.ratios import defined_mean
 from skipnets.evaluation.regression import error_metrics
 from skipnets.models.backbone import Backbone
 from skipnets.scaling import TargetScale, scaled
@@ -215,11 +216,7 @@ class TargetScores(Metric):
         """The metrics of an epoch; see `skipnets.training.run.Row`."""
         outputs, targets = (dim_zero_cat(each).cpu().numpy() for each in (self.outputs, self.targets))  # type: ignore[arg-type]
         errors = error_metrics(outputs, targets)
-        defined = {name: values[np.isfinite(values)] for name, values in errors.items()}
-        mae, r2 = (
-            float(defined[name].mean()) if len(defined[name]) else float("nan") for name in ("mae", "r2")
-        )
-        return {"val_mae": self.unit * mae, "val_r2": r2}
+        return {"val_mae": self.unit * defined_mean(errors["mae"]), "val_r2": defined_mean(errors["r2"])}
 
 
 class RegressionTask(ClassificationTask):

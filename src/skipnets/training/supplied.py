@@ -52,6 +52,11 @@ Model = nn.Module | Callable[..., nn.Module]
 _FROM_DATA = ("num_classes", "in_chans")
 # Metrics of the validation split that every run has, by which it chooses the best epoch.
 _MEASURED = ("loss", "accuracy", "balanced_accuracy")
+# Those that every run with several labels an image, or with numbers to predict, has besides.
+_MEASURED_OF_TASK: Mapping[str, Sequence[str]] = {
+    "multi-label": ("average_precision", "auroc"),
+    "regression": ("mae", "r2"),
+}
 # Options that need to know the stages of a network → what they are when they are off.
 _NEEDS_STAGES: Mapping[str, Any] = {
     "freeze": 0,
@@ -206,10 +211,17 @@ def check_task(supplied: Supplied, dataset: ImageDataset) -> None:
     """Check that what a program hands over is for the labels of the images.
 
     Raises:
-        UserError: If a loss or a metric fails on them, or cannot leave out what is unknown.
+        UserError: If a loss or a metric fails on them, or cannot leave out what is unknown, or a metric is
+            called like one that every run measures.
     """
     if supplied.loss is not None:
         check_loss(supplied.loss, dataset)
+    for name in supplied.metrics:
+        if name in _MEASURED_OF_TASK.get(dataset.task, ()):
+            raise UserError(
+                f"metrics: {name} must have another name: every run with {dataset.label_kind} measures "
+                f"val_{name}"
+            )
     check_metrics(supplied.metrics, dataset)
 
 

@@ -5,6 +5,7 @@ Signals (L,) and volumes (D, H, W) become a `VolumeDataset`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -82,7 +83,10 @@ def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
         UserError: An image cannot be used, they differ in size, or there is no memory for them.
     """
     if isinstance(images, ImageDataset):
-        return images
+        # What is said of a run's splits is said of this run, and not of the program's data set.
+        listing = images.listing
+        listing = dataclasses.replace(listing, notes=[*listing.notes], warnings=[*listing.warnings])
+        return dataclasses.replace(images.checked(), listing=listing)
     parts = dict(images) if isinstance(images, Mapping) else {"": images}
     if unknown := sorted(set(parts) - {*SPLITS, ""}):
         raise UserError(f"dataset: has no splits {listed(unknown)}; they are {', '.join(SPLITS)}")
@@ -105,9 +109,11 @@ def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
             splits.append(split)
             if index == 0:
                 _check_memory(pixels[-1].nbytes * len(samples))
+    if not pixels:
+        raise UserError(f"dataset: holds no {INPUTS[dims]}")
     shapes = sorted({each.shape for each in pixels})
     if len(shapes) != 1:
-        found = listed(["×".join(map(str, shape)) for shape in shapes], 3) or "none"
+        found = listed(["×".join(map(str, shape)) for shape in shapes], 3)
         hint = "; a folder or a manifest takes any sizes"
         raise UserError(f"dataset: its {INPUTS[dims]} must be of one size, not {found}{hint}")
     known = [name for samples in parts.values() for name in _classes(samples) or ()]

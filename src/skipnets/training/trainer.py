@@ -5,83 +5,60 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import rich
-import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies import StrategyRegistry
 from torchmetrics import Metric
 
 from skipnets.axes import worded
-from skipnets.classifier import Classifier, load
+from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
-from skipnets.data.listing import counted
 from skipnets.data.options import Missing
-from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import find_dataset, open_dataset
 from skipnets.data.splitting import repeat_splits
 from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
-from skipnets.errors import UserError, listed, near_matches, one_line
-from skipnets.evaluation import evaluate
-from skipnets.evaluation.saving import or_none
-from skipnets.evaluation.thresholds import ThresholdRule
+from skipnets.errors import UserError
 from skipnets.files import remove_orphans
-from skipnets.models.accounting import training_bytes
-from skipnets.models.backbone import Backbone
-from skipnets.models.block_execution import execution_report
-from skipnets.models.custom_model import CustomModel
-from skipnets.models.family import family_of, network_graph
-from skipnets.scaling import TargetScale
 from skipnets.terminal import printable_lines
 from skipnets.training import budget
 from skipnets.training.announcement import Remarks, announcement
 from skipnets.training.batches import FirstBatch
 from skipnets.training.budget import TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
-from skipnets.training.checkpoints import AtomicCheckpoints, StepCheckpoints, newest_checkpoint, shares_of
+from skipnets.training.checkpoints import StepCheckpoints, newest_checkpoint, shares_of
 from skipnets.training.checks import check_files, check_images
 from skipnets.training.components import with_components
-from skipnets.training.config import ResolvedConfig, TrainConfig
-from skipnets.training.curves import draw_curves, loss_note
+from skipnets.training.config import TrainConfig
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
 from skipnets.training.extending import extend, extended_config
+from skipnets.training.fitting import fit, make_trainer, on_gpu
 from skipnets.training.folds import resume_folds, train_folds
 from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
 from skipnets.training.locking import locked
 from skipnets.training.loggers import check_loggers, logged, make_loggers
-from skipnets.training.multi_label import fit_thresholds
 from skipnets.training.notebook_progress import NotebookProgress, in_notebook
+from skipnets.training.outcome import draw_run_curves, finish, save_best
 from skipnets.training.prepare import Prepared, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.regression import scaled_dataset, target_scales
-from skipnets.training.run import Row, Run, begin, claim, is_helper, reopen, write_config
-from skipnets.training.scores import headline_scores
+from skipnets.training.run import Run, begin, claim, is_helper, reopen, write_config
 from skipnets.training.search_time import copies_within
-from skipnets.training.speed import check_accelerator, training_device, wrong_devices
+from skipnets.training.speed import check_accelerator
 from skipnets.training.supplied import Model, Supplied, check_supplied, several
 from skipnets.training.supplied_data import Images, as_dataset, given_dataset
-from skipnets.training.task import ClassificationTask, Loss
+from skipnets.training.task import Loss
 from skipnets.training.tasks import make_task
 from skipnets.trust import Trust, trusting
 
-# What a model file records of its epoch, of what the task has; None where it is undefined.
-_SCORES = (
-    *("val_accuracy", "val_balanced_accuracy", "val_average_precision", "val_auroc", "val_mae", "val_r2"),
-)
 # How many headers the table of the data is made from, before training.
 _HEADERS_READ = 5000
 
@@ -378,7 +355,7 @@ def _train_locked(
 
     average = Averaging(config.ema) if config.ema else None
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
-    save = functools.partial(_save_best, run, config, prepared.preprocessing, dataset.classes, scales, counts)
+    save = functools.partial(save_best, run, config, prepared.preprocessing, dataset.classes, scales, counts)
     record = Record(
         run,
         best_by=config.best_by,
@@ -397,7 +374,7 @@ def _train_locked(
         Divergence(run),
         end,
         record,
-        LiveCurves(record, functools.partial(_draw_curves, run, config)),
+        LiveCurves(record, functools.partial(draw_run_curves, run, config)),
     ]
     own_loggers = make_loggers(run, config)
     loggers = [*own_loggers, *supplied.loggers]
@@ -421,7 +398,7 @@ def _train_locked(
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
         callbacks.append(_progress(end, record))
-        trainer = _trainer(run, config, [*callbacks, *supplied.callbacks], loggers)
+        trainer = make_trainer(run, config, [*callbacks, *supplied.callbacks], loggers)
         if trainer.world_size > counts["val"]:
             raise UserError(
                 f"devices={trainer.world_size}: must be at most {counts['val']}, the number of validation "
@@ -443,11 +420,11 @@ def _train_locked(
                 stack.enter_context(logged(own_loggers, config, supplied=others))
                 if fresh:  # once the services have answered
                     begin(run, config, dataset.write_splits)
-            with resumable(run), _on_gpu(config.precision):
-                _fit(trainer, task, data, run, checkpoint)
+            with resumable(run), on_gpu(config.precision):
+                fit(trainer, task, data, run, checkpoint)
     if trainer.global_rank == 0:
         with resumable(run, evaluating=True):
-            _finish(run, config, dataset, model)
+            finish(run, config, dataset, model, _say)
     return run
 
 
@@ -456,227 +433,6 @@ def _progress(end: ExpectedEnd, record: Record) -> Callback:
     if in_notebook():
         return NotebookProgress(end, record.epochs_so_far)
     return EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say)
-
-
-def _trainer(
-    run: Run, config: ResolvedConfig, callbacks: list[Callback], loggers: Sequence[Logger]
-) -> pl.Trainer:
-    on_gpu = training_device(config.accelerator).type == "cuda"
-    checkpoint = ModelCheckpoint(
-        run.checkpoint.parent,
-        filename=run.checkpoint.stem,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    try:
-        trainer = pl.Trainer(
-            accelerator=config.accelerator,
-            **_processes(config),
-            strategy=config.strategy,
-            precision=config.precision,
-            max_epochs=config.epochs,
-            accumulate_grad_batches=config.accumulate,
-            gradient_clip_val=config.clip or None,
-            callbacks=[*callbacks, checkpoint],
-            logger=loggers,
-            plugins=[AtomicCheckpoints(run)],
-            enable_progress_bar=any(isinstance(callback, EpochBar) for callback in callbacks),
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            # Our loader deals the images out to the devices.
-            use_distributed_sampler=False,
-            # On the CPU nothing needs it, and it would fill every fresh tensor with NaN.
-            deterministic="warn" if on_gpu else None,
-        )
-    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
-        raise UserError(
-            _wrong_device(config) or f"accelerator={config.accelerator}: {one_line(error)}"
-        ) from None
-    # A forked process lacks the threads that PyTorch computes with, and would wait for them for ever.
-    # "Compatible with notebooks" are Lightning's launchers that fork.
-    launcher = trainer.strategy.launcher
-    if launcher is not None and launcher.is_interactive_compatible:
-        raise UserError(
-            f"devices={config.devices}: would be forked processes here (as in a notebook), in which PyTorch "
-            "can hang; train in a program with strategy=ddp or ddp_spawn, or on one device"
-        )
-    return trainer
-
-
-def _wrong_device(config: ResolvedConfig) -> str | None:
-    """Which of the options that Lightning refused is wrong, and what would be right."""
-    known = ("auto", "ddp", "ddp_spawn")
-    if config.strategy not in {*known, *StrategyRegistry.available_strategies()}:
-        near = near_matches(config.strategy, known)
-        return f"strategy={config.strategy!r}: must be one of {', '.join(known)}{near}"
-    return wrong_devices(config.devices)
-
-
-@contextlib.contextmanager
-def _on_gpu(precision: str) -> Iterator[None]:
-    """Settings of PyTorch for training on a GPU: float32 products in TF32 unless 32-true was asked for.
-
-    Deterministic algorithms would also fill all fresh memory, which costs as much as a pass over it.
-    """
-    deterministic: Any = torch.utils.deterministic
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (
-        deterministic.fill_uninitialized_memory,
-        products.allow_tf32,
-        convolutions.allow_tf32,
-    )
-    deterministic.fill_uninitialized_memory = False
-    products.allow_tf32 = convolutions.allow_tf32 = precision not in ("32-true", "64-true")
-    try:
-        yield
-    finally:
-        deterministic.fill_uninitialized_memory, products.allow_tf32, convolutions.allow_tf32 = before
-
-
-def _fit(
-    trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run, checkpoint: Path | None
-) -> None:
-    """Let Lightning train, on from a checkpoint if there is one."""
-    try:
-        trainer.fit(
-            task,
-            datamodule=data,
-            ckpt_path=checkpoint,
-            weights_only=True,
-        )
-    except torch.OutOfMemoryError:
-        raise UserError(_out_of_memory(run, task.config, task.model)) from None
-    except RuntimeError as error:
-        # Gloo's and NCCL's errors have no class of their own.
-        if trainer.world_size == 1 or not re.search("gloo|NCCL|Connection (closed|reset)", str(error)):
-            raise
-        run.check_present()
-        raise UserError(
-            f"another process of this training was lost; go on with all of them: "
-            f"skipnets train --resume {run.folder} ({one_line(error)})"
-        ) from error
-    except OSError as error:  # of TensorBoard's files, which are not written by us
-        run.check_present()
-        raise UserError(
-            f"out: {run.folder} cannot be written: {error.strerror or one_line(error)}; "
-            f"go on with: skipnets train --resume {run.folder}"
-        ) from error
-    finally:
-        data.close()
-
-
-def _out_of_memory(run: Run, config: ResolvedConfig, model: Backbone[Any]) -> str:
-    """What would fit into the GPU: a smaller batch, by the network's graph, or a policy that needs less."""
-    if isinstance(model, CustomModel):
-        half, steps = max(config.batch_size // 2, 1), 2 * config.accumulate
-        return (
-            f"batch_size={config.batch_size}: does not fit into the GPU's memory; take --batch-size {half} "
-            f"--accumulate {steps}"
-        )
-    runs_as_one = any(not policy.startswith("plain") for policy in execution_report(model).values())
-    execution = config.block_execution
-    if execution == "auto":
-        execution = "linear" if runs_as_one else "plain"
-    width = 2 if config.precision in ("bf16-mixed", "16-mixed") else 1
-    parameters = sum(parameter.nbytes for parameter in model.parameters())
-    fixed, with_one = (
-        training_bytes(network_graph(model.config), config.size, images, execution, parameters=parameters)
-        for images in (0, 1)
-    )
-    fits = (_gpu_bytes() - fixed) * width // (with_one - fixed)
-    steps = max(-(-config.batch_size // max(fits, 1)), 2)
-    smaller = f"--batch-size {config.batch_size // steps} --accumulate {steps * config.accumulate}"
-    message = f"batch_size={config.batch_size}: does not fit into the GPU's memory; take {smaller}"
-    if execution != "linear-recompute" and "linear-recompute" in family_of(model.config).executions:
-        message += " or --block-execution linear-recompute, which needs less"
-    if run.rows:
-        message += f"; the best model so far (epoch {run.best_epoch}) is {run.model}"
-    return message
-
-
-def _gpu_bytes() -> int:
-    """All of the GPU's memory."""
-    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-
-
-def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Backbone[Any]) -> None:
-    """Draw the curves, read the test split for the first and only time, record its scores.
-
-    A network that is no part of this package gets the best epoch's weights.
-    """
-    if skipped := run.skipped:
-        _say(
-            f"{worded(counted(len(skipped), 'image'), dataset.dims)} could not be decoded and "
-            f"{'was' if len(skipped) == 1 else 'were'} left out: {listed(skipped)}; "
-            f"see {run.skipped_file}"
-        )
-    _draw_curves(run, config, run.rows, run.best_epoch)
-    classifier = load(
-        run.model,
-        device="cpu" if config.accelerator == "cpu" else "auto",
-        precision=evaluation_precision(config.precision),
-        model=model.network if isinstance(model, CustomModel) else None,
-    )
-    classifier.provenance["epochs"] = len(run.rows)
-    if dataset.multi_label:
-        rule = ThresholdRule.parse(config.threshold or "f1")
-        if caveat := fit_thresholds(classifier, dataset, rule, batch_size=config.batch_size):
-            _say(caveat)
-    if not len(dataset.split("test")):
-        _say(worded("there are no test images: the model is not evaluated", dataset.dims))
-        classifier.save(run.model)
-        return
-    evaluation = evaluate(classifier, dataset, split="test", batch_size=config.batch_size)
-    classifier.provenance["scores"] |= headline_scores(evaluation, "test")
-    classifier.save(run.model)
-    evaluation.save(run.folder)
-
-
-def evaluation_precision(trained: str) -> str:
-    """The precision of the evaluation after a training: float32 where training was in it."""
-    return "32-true" if trained in ("32-true", "64-true") else "auto"
-
-
-def _draw_curves(run: Run, config: ResolvedConfig, rows: list[Row], best_epoch: int) -> None:
-    title = f"{config.model} on {config.data}"
-    draw_curves(rows, best_epoch, run.curves, title=title, note=loss_note(config))
-
-
-def _save_best(
-    run: Run,
-    config: ResolvedConfig,
-    preprocessing: Preprocessing,
-    classes: tuple[str, ...],
-    scales: tuple[TargetScale, ...] | None,
-    counts: dict[str, int],
-    model: Backbone[Any],
-    row: Row,
-) -> None:
-    """Write the model file, with where its weights come from."""
-    provenance = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": config.data,
-        **({"data_options": options} if (options := config.data_options.to_dict()) else {}),
-        "images": counts,
-        "weights": config.weights,
-        "recipe": config.recipe,
-        "epochs": row.epoch,  # so far
-        "seed": config.seed,
-        "scores": {
-            "epoch": row.epoch,
-            "val_loss": row.val_loss,
-            **{name: or_none(value) for name in _SCORES if (value := getattr(row, name)) is not None},
-        },
-    }
-    classifier = Classifier.from_model(
-        model,
-        classes=classes,
-        preprocessing=preprocessing,
-        provenance=provenance,
-        task="single-label" if config.task == "auto" else config.task,
-        scales=scales,
-    )
-    classifier.save(run.model)
 
 
 def training_dataset(config: TrainConfig) -> ImageDataset:
@@ -705,14 +461,6 @@ def training_dataset(config: TrainConfig) -> ImageDataset:
 def _alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the lock of a run folder; the processes that train together hold one."""
     return contextlib.nullcontext() if is_helper() else locked(folder)
-
-
-def _processes(config: ResolvedConfig) -> dict[str, Any]:
-    """Lightning's `devices` and `num_nodes`: under torchrun, what that was given."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
-    if not local:
-        return {"devices": config.devices}
-    return {"devices": local, "num_nodes": int(os.environ["WORLD_SIZE"]) // local}
 
 
 def _say(line: str) -> None:
