@@ -93,7 +93,11 @@ def test_only_neighbors_need_features() -> None:
         ({"uncertainty": uncertainty(), "temperature": 2}, {"coverage": 0.5}, "the temperature was changed"),
         ({"uncertainty": uncertainty(sets=None)}, {"coverage": 0.5}, "calibrated without prediction sets"),
         ({"uncertainty": uncertainty()}, {"coverage": 0.99}, "needs at least 99 calibration images"),
-        ({"uncertainty": uncertainty(outliers=None)}, {"reject": 0.5}, "without its training images"),
+        (
+            {"uncertainty": uncertainty(outliers=None)},
+            {"reject": 0.5},
+            "calibrated without what outliers are compared with",
+        ),
         ({"uncertainty": uncertainty()}, {"reject": 1.5}, "must be above 0 and below 1"),
     ],
 )

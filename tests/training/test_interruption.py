@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from skipnets.errors import UserError
-from skipnets.training import Run, TrainConfig, TrainingInterrupted, resume, train, trainer
+from skipnets.training import Run, TrainConfig, TrainingInterrupted, outcome, resume, train
 from skipnets.training.config import config_to_yaml
 from skipnets.training.interruption import announced, how_to_resume, prompt_end, resumable
 
@@ -139,7 +139,7 @@ def test_an_interrupted_evaluation_is_made_up_for(tiny: MakeConfig, monkeypatch:
 
     config = tiny(epochs=1)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "evaluate", interrupted)
+        patch.setattr(outcome, "evaluate", interrupted)
         with pytest.raises(
             TrainingInterrupted, match=r"^interrupted in the evaluation .* go on with: skipnets"
         ):
