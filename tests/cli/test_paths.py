@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.helpers.commands import write_image
 
-from skipnets.cli.paths import chosen_pages, expand
+from skipnets.cli.paths import chosen_pages, expand, expand_all
 from skipnets.data.decoding import MAX_PIXELS, Page
 from skipnets.errors import UserError
 
@@ -40,6 +40,13 @@ def test_what_a_word_stands_for(
     monkeypatch.chdir(folder)
     assert [Path(path) for path in expand(word)] == [Path(name) for name in names]
     assert [Path(path) for path in expand(str(folder / word))] == [folder / name for name in names]
+
+
+def test_a_word_like_an_option_is_no_missing_file(folder: Path) -> None:
+    (folder / "--b.png").write_bytes((folder / "a.png").read_bytes())
+    with pytest.raises(UserError, match=r"^--threshold: no such option, and no such file"):
+        expand_all([str(folder / "a.png"), "--threshold", "0.5"])
+    assert expand_all([str(folder / "--b.png"), "none.png"]) == [str(folder / "--b.png"), "none.png"]
 
 
 def test_standard_input_is_taken_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:

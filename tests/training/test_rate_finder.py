@@ -38,6 +38,15 @@ def test_the_steepest_descent_is_that_over_the_logarithm() -> None:
         steepest(rates, np.arange(100.0))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_that_differ_do_not_hide_the_descent(seed: int) -> None:
+    rates = np.geomspace(1e-5, 10, 100)
+    losses = 2.3 - 0.4 / (1 + np.exp(-3 * np.log(rates / 0.03)))
+    losses[rates > 0.3] += np.geomspace(0.01, 5, (rates > 0.3).sum())
+    losses += np.random.default_rng(seed).normal(0, 0.1, len(losses))
+    assert 0.005 < steepest(rates, averaged(losses)) < 0.3
+
+
 def test_losses_are_averaged_from_the_first_one_on() -> None:
     losses = np.array([2.0, 1.0, 4.0, 0.5])
     for step, found in enumerate(averaged(losses)):

@@ -21,9 +21,12 @@ def expand_all(words: Sequence[str], *, argument: str = "images", dims: int = 2)
         dims: What folders are searched for: 2 for images, 3 for volumes, 1 for signals.
 
     Raises:
-        UserError: If a folder or pattern holds none, or all files are missing.
+        UserError: If a folder or pattern holds none, all files are missing, or one that is begins like an
+            option.
     """
     missing = [word for word in words if _is_missing(word)]
+    if strange := [word for word in missing if word.startswith("--")]:
+        raise UserError(f"{strange[0]}: no such option, and no such file")
     if len(missing) == len(words):
         expand(words[0], argument=argument, dims=dims)
     return [

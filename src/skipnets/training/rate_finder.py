@@ -219,14 +219,23 @@ def _progress_on_terminals_alone() -> Iterator[None]:
 
 
 def steepest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> float:
-    """The rate at which the loss falls fastest over the logarithm of the rate, before its minimum."""
+    """The rate around which the loss falls fastest over the logarithm of the rate, before its minimum."""
     sound = np.isfinite(losses)
     rates, losses = rates[sound][_SKIPPED:], losses[sound][_SKIPPED:]
     lowest = int(losses.argmin()) if len(losses) else 0
     if lowest < 2:
         raise UserError("find_lr: the loss does not fall at any rate; give --lr")
-    slope = np.gradient(losses[: lowest + 1], np.log(rates[: lowest + 1]))
-    return float(rates[slope.argmin()])
+    return float(rates[_slopes(np.log(rates[: lowest + 1]), losses[: lowest + 1]).argmin()])
+
+
+def _slopes(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(S,) at each point the slope of the line through it and those around, as batches differ."""
+    around = max(len(x) // 8, 2)
+    found = np.empty(len(x))
+    for middle in range(len(x)):
+        part = slice(max(middle - around, 0), middle + around + 1)
+        found[middle] = np.polyfit(x[part], y[part], 1)[0]
+    return found
 
 
 class RatePlot(Callback):
