@@ -328,7 +328,7 @@ def test_calibration_keeps_the_labels_that_are_found(
     assert after.labels == before.labels
     assert after.ranking != before.ranking
     # The data are opened three times, and said to be what they are once.
-    assert sum(line.startswith("each image has any number of") for line in caplog.messages) == 1
+    assert sum(line.startswith("each file has any number of") for line in caplog.messages) == 1
 
 
 def test_several_labels_are_rejected_by_their_distance_to_training_images(
