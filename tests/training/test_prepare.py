@@ -177,6 +177,23 @@ def test_a_classifier_s_weights_bring_their_network(tiny: MakeConfig, tmp_path: 
     assert np.array_equal(prepared.model.state_dict()["conv1.weight"], model.state_dict()["conv1.weight"])
 
 
+@pytest.mark.parametrize(("classes", "kept"), [("ab", True), ("cd", False), ("ba", False)])
+def test_a_head_of_as_many_but_other_classes_is_new(
+    classes: str, kept: bool, tiny: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = skipnets.create_model("resnet20", block_config=(1, 1), width=8, num_classes=2, in_chans=1)
+    donor = skipnets.Classifier.from_model(
+        model, classes=list(classes), preprocessing=skipnets.Preprocessing(size=(8, 8), channels=1)
+    )
+    donor.save(tmp_path / "donor.safetensors")
+    config = tiny(weights=tmp_path / "donor.safetensors", model=None, model_options={})
+    started = prepare(config, images_in_memory(10, (8, 8))).model
+    assert torch.equal(started.get_parameter("conv1.weight"), model.get_parameter("conv1.weight"))
+    assert torch.equal(started.get_parameter("fc.weight"), model.get_parameter("fc.weight")) == kept
+    said = f"head re-initialized: it is for other classes: {', '.join(classes)}"
+    assert any(record.message.endswith(said) for record in caplog.records) == (not kept)
+
+
 @pytest.mark.parametrize(
     ("asked", "capability", "precision"),
     [

@@ -191,6 +191,8 @@ def prepare(
         weights = config.weights if load_weights else None
         ignored = config.weights_ignore if load_weights else ()
         model = create_model(name, weights=weights, weights_ignore=ignored, **options)
+        if weights is not None:
+            _reset_head_of_other_classes(model, weights, dataset.classes)
 
     if config.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise UserError(f"batch_size=1: must be at least 2 for the batch norms of {name}")
@@ -369,6 +371,20 @@ def _network_of(weights: str | None) -> ModelConfig | None:
     except (UserError, KeyError):
         return None
     return config if config.name in REGISTRY else None
+
+
+def _reset_head_of_other_classes(model: Backbone[Any], weights: str, classes: Sequence[str]) -> None:
+    """Initialize the head where one of our model files has as many classes, but others than the images.
+
+    With another number of classes, loading has done so.
+    """
+    try:
+        before = describe(weights)["classes"] if Path(weights).exists() else []
+    except UserError:  # other weights, which name no classes
+        return
+    if len(before) == len(classes) and list(before) != list(classes):
+        model.reset_classifier(len(classes))
+        logger.warning("%s: head re-initialized: it is for other classes: %s", weights, listed(before, 5))
 
 
 def natural_size(train: ImageDataset, *, kept: int = SMALL, elongated: bool = False) -> tuple[int, ...] | int:
