@@ -106,9 +106,14 @@ def train_folds(
     seconds = None if config.time is None or config.epochs is not None else parse_duration(config.time)
     of_first = config if seconds is None else _within(config, seconds / config.folds)
     remarks = Remarks(folds.dataset)
-    say(str(survey(folds.dataset, config.data, most=_HEADERS_READ)))  # before what takes long
-    say(_line(first, folds))
-    prepared = prepare(_fold_config(of_first, run.fold(1), 1), first, supplied=supplied.for_run())
+    surveyed = folds.dataset
+
+    def say_data() -> None:
+        say(str(survey(surveyed, config.data, most=_HEADERS_READ)))
+        say(_line(first, folds))
+
+    of_first = _fold_config(of_first, run.fold(1), 1)
+    prepared = prepare(of_first, first, supplied=supplied.for_run(), on_checked=say_data)
     folds = dataclasses.replace(
         folds, dataset=dataclasses.replace(folds.dataset, contents=contents(folds.dataset))
     )

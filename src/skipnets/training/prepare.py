@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from skipnets.data.volumes import VolumeDataset
 from skipnets.data.window import PERCENTILES, measure_window
 from skipnets.errors import UserError, listed
 from skipnets.machine import usable_cores
-from skipnets.models.backbone import Backbone
+from skipnets.models.backbone import Backbone, check_input
 from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
 from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
@@ -104,6 +104,7 @@ def prepare(
     load_weights: bool = True,
     started: float | None = None,
     supplied: Supplied | None = None,
+    on_checked: Callable[[], None] | None = None,
 ) -> Prepared:
     """Build the model and fill in what the configuration leaves to the recipe, the data or the weights.
 
@@ -113,6 +114,7 @@ def prepare(
         load_weights: False where a checkpoint will replace them anyway.
         started: When the run's time began, on `budget.clock`. Default: now.
         supplied: What a program hands over beside the configuration.
+        on_checked: Called when what was asked for has been checked, before anything is measured.
     """
     supplied = supplied or Supplied()
     config = _with_task_defaults(with_own_model(config, supplied), dataset)
@@ -167,6 +169,10 @@ def prepare(
     small = max(_pair(natural)) <= SMALL
     static_model = SMALL_MODEL if small and config.weights is None else LARGE_MODEL
     static_model = RECIPES[config.recipe or "auto"].get("model", static_model)
+    if custom is None and not isinstance(supplied.model, Backbone):
+        _check_network(model_config(config.model or static_model, **options), config)
+    if on_checked is not None:
+        on_checked()
     chosen = choose(
         config,
         dataset,
@@ -344,6 +350,18 @@ def _with_published_weights(config: TrainConfig, train: ImageDataset) -> tuple[T
         return config, ()
     logger.info("starts from ImageNet weights that are on this machine; --recipe scratch does not")
     return dataclasses.replace(config, weights="imagenet"), cached
+
+
+def _check_network(network: ModelConfig, config: TrainConfig) -> None:
+    """Refuse a size that the network of the configuration cannot take.
+
+    Raises:
+        UserError: If it is too small.
+    """
+    if config.model is not None and config.size is not None:
+        sides = (config.size,) * network.dims if isinstance(config.size, int) else config.size
+        images = torch.empty(1, network.in_chans, *sides, device="meta")
+        check_input(images, network.in_chans, network.smallest_size, network.dims)
 
 
 def _with_network_of_weights(config: TrainConfig) -> tuple[TrainConfig, Mapping[str, Any]]:

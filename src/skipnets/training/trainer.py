@@ -165,9 +165,12 @@ def _train_new(config: TrainConfig, supplied: Supplied, started: float) -> Run:
     dims = supplied.dims(config)
     dataset = training_dataset(config) if images is None else given_dataset(config, images, dims=dims)
     remarks = Remarks(dataset)
-    if not is_helper():  # before what takes long
-        _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
-    prepared = prepare(config, dataset, started=started, supplied=supplied)
+
+    def say_data() -> None:
+        if not is_helper():
+            _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
+
+    prepared = prepare(config, dataset, started=started, supplied=supplied, on_checked=say_data)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
     if not is_helper():

@@ -87,11 +87,20 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
         return _from_folder(
             str(path), path / "model.safetensors", config if config.is_file() else None, model_name
         )
+    _check_is_file(path, source)
+    return _from_file(path)
+
+
+def _check_is_file(path: Path, source: str | os.PathLike[str]) -> None:
+    """Refuse a source that is neither a name nor a path that is there.
+
+    Raises:
+        UserError: If it is none.
+    """
     if not path.is_file():
         if path.suffix.lower() in SUFFIXES and "://" not in str(source):
             raise UserError(f"weights={source}: there is no such file")
         raise UserError(f"weights={source}: must be {FORMS}")
-    return _from_file(path)
 
 
 def is_for_images(source: object) -> bool:
@@ -116,8 +125,9 @@ def network_of(source: str | None) -> tuple[str | None, Mapping[str, Any]]:
     """
     if source is not None and is_published(source):
         return published_network(source), {"in_chans": 1}
-    if source is None or not Path(source).is_file():
+    if source is None or _is_tag(source) or source.startswith("hf-hub:") or Path(source).is_dir():
         return None, {}
+    _check_is_file(Path(source), source)
     checkpoint = _from_file(Path(source))
     return checkpoint.network, checkpoint.fields
 

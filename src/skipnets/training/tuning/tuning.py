@@ -251,8 +251,12 @@ def _tune(
         splits=folder / run_folder.SPLITS,
     )
     remarks = Remarks(dataset)
-    _say(str(survey(dataset, config.data, most=_HEADERS_READ)))  # before what takes long
-    default = prepare(base, _without_test(dataset), supplied=supplied.for_run()).config
+
+    def say_data() -> None:
+        _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
+
+    without_test = _without_test(dataset)
+    default = prepare(base, without_test, supplied=supplied.for_run(), on_checked=say_data).config
     for name, text in remarks.new():
         _say(f"{name}: {text}")
     space = search_space(base, default, train_images=len(dataset.split("train")))
