@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from tests.training.test_trainer import EVERYTHING, interrupt_at, result
 
 from skipnets.errors import UserError
@@ -185,9 +186,16 @@ def test_processes_out_of_step_are_refused() -> None:
             dealt_out([state, other], 1)
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training in forked processes, which a run refuses: they have a test's patches, and one thread each."""
+    monkeypatch.setattr(_MultiProcessingLauncher, "is_interactive_compatible", False)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the patches reach the processes by a fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.usefixtures("forked")
 def test_processes_that_train_together_go_on_together(
     tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +216,7 @@ def test_processes_that_train_together_go_on_together(
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the patches reach the processes by a fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("step", [6, 15])
 def test_one_process_goes_on_where_two_were(
     step: int, tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -240,6 +249,7 @@ def test_one_process_goes_on_where_two_were(
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the data loaders of the processes")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("ema", [0, 0.9])
 def test_two_processes_validate_the_model_that_is_saved_on_every_image_once(
     ema: float, tiny: MakeConfig
