@@ -77,6 +77,12 @@ def test_what_the_user_gives_holds(tiny, asked) -> None:
     assert config.operators == {}
 
 
+def test_processes_that_train_together_have_one_memory_format(tiny, asked, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    prepare(tiny(), images_in_memory(10, (8, 8)))
+    assert asked == [{"shape": (16, 1, 8, 8), "policy": None, "channels_last": True}]
+
+
 def test_nothing_is_measured_for_a_gpu(tiny, asked, monkeypatch) -> None:
     images = images_in_memory(10, (8, 8))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

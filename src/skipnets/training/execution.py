@@ -12,7 +12,7 @@ from skipnets.models.family import family_of
 from skipnets.models.graph import ExecutionPolicy
 from skipnets.ops.choices import CHOICES
 from skipnets.training.config import TrainConfig
-from skipnets.training.speed import training_device
+from skipnets.training.speed import device_count, training_device
 
 
 def choose_execution(
@@ -40,6 +40,9 @@ def choose_execution(
         channels_last = config.channels_last if channels_last is None else channels_last
         channels_last = channels_last and model.config.dims == 2
     else:
+        if channels_last is None and device_count(config.devices, config.accelerator) > 1:
+            # Processes that train together need one memory format, whatever each of them would measure.
+            channels_last = bool(config.channels_last) and model.config.dims == 2
         shape = (config.batch_size or 1, model.in_chans, *size)
         wanted = None if policy is None or policy == "auto" else policy
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16-mixed"):
