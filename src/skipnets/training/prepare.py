@@ -27,7 +27,7 @@ from skipnets.data.volumes import VolumeDataset
 from skipnets.data.window import PERCENTILES, measure_window
 from skipnets.errors import UserError, listed
 from skipnets.machine import usable_cores
-from skipnets.models.backbone import Backbone, check_input
+from skipnets.models.backbone import Backbone
 from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
 from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
@@ -360,8 +360,13 @@ def _check_network(network: ModelConfig, config: TrainConfig) -> None:
     """
     if config.model is not None and config.size is not None:
         sides = (config.size,) * network.dims if isinstance(config.size, int) else config.size
-        images = torch.empty(1, network.in_chans, *sides, device="meta")
-        check_input(images, network.in_chans, network.smallest_size, network.dims)
+        if min(sides) < network.smallest_size:
+            found, least = (
+                "×".join(map(str, each)) for each in (sides, (network.smallest_size,) * network.dims)
+            )
+            raise UserError(
+                f"size={found}: must give {INPUTS[network.dims]} of at least {least} for {network.name}"
+            )
 
 
 def _with_network_of_weights(config: TrainConfig) -> tuple[TrainConfig, Mapping[str, Any]]:
