@@ -81,7 +81,7 @@ CASES = {
     "a column of labels but for one cell": Case(
         "m.csv",
         table("path,x,y", "0", "1", "5", "1"),
-        "error: which column holds the labels. .* with --label-column .column y is not taken for a label: "
+        "error: which column holds the labels. .* with --label-column .column y is not used as a label: "
         "line 4 of m.csv holds '5'",
     ),
     "no column of files": Case("m.csv", "a,b\nx,y\n", "error: which column holds the image files"),
@@ -150,9 +150,8 @@ def test_a_column_with_few_cells_that_are_no_marks_is_told_of(tmp_path: Path) ->
     path = write_manifest(tmp_path, ["path", "A", "B", "C"], rows)
     dataset = opened(path)
     assert dataset.classes == ("A", "B")
-    assert (
-        "column C is not taken for a label: line 4 of list.csv holds '2', and a label has 1, 0, -1 or "
-        in ("\n".join(dataset.listing.warnings))
+    assert "column C is not used as a label: line 4 of list.csv holds '2', and a label has 1, 0, -1 or " in (
+        "\n".join(dataset.listing.warnings)
     )
     assert not any("column" in each for each in opened(path, label_columns=("A", "B")).listing.warnings)
 

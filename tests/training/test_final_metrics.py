@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import CSVLogger
 from sklearn.datasets import load_digits
 from tests.helpers.own_networks import TinyNet
+from tests.helpers.recording_logger import RecordingLogger
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, Metric, PearsonCorrCoef
 from torchmetrics.classification import MulticlassAUROC, MulticlassF1Score, MultilabelF1Score
@@ -28,32 +29,6 @@ from skipnets.training.final_metrics import final_metrics, log_final_metrics, ow
 
 DIGITS, NUMBERS = load_digits(return_X_y=True)
 TRAINED, TESTED = 48, 40
-
-
-class Recording(Logger):
-    """Keeps what it is given, and how often it was finalized by then."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.metrics: dict[str, float] = {}
-        self.finalized = 0
-
-    @property
-    def name(self) -> str:
-        return "recording"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self.metrics |= metrics
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def finalize(self, status: str) -> None:
-        self.finalized += 1
 
 
 def digits(
@@ -116,7 +91,7 @@ TASKS: dict[str, tuple[ImageDataset, dict[str, Metric], set[str]]] = {
 )
 def test_those_of_the_validation_images_are_the_validation_metrics(task: str, tmp_path: Path) -> None:
     dataset, metrics, names = TASKS[task]
-    logger, table = Recording(), CSVLogger(tmp_path / "table")
+    logger, table = RecordingLogger(), CSVLogger(tmp_path / "table")
     config = TrainConfig(
         data=task,
         out=tmp_path / "run",
@@ -189,7 +164,7 @@ class Failing(Metric):
         return torch.zeros(())
 
 
-class Unreachable(Recording):
+class Unreachable(RecordingLogger):
     """A server that is down by now."""
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -201,7 +176,7 @@ def test_what_fails_is_one_line_and_the_rest_goes_on(evaluation: Evaluation) -> 
     metrics = {"a": Failing(), "b": MulticlassF1Score(3)}
     found = own_final_metrics(evaluation, metrics, say=said.append)
     assert list(found) == ["test_b"]
-    reached = Recording()
+    reached = RecordingLogger()
     log_final_metrics([Unreachable(), reached], found, step=3, say=said.append)
     assert reached.metrics == found
     assert said == [

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
+from tests.helpers.recording_logger import RecordingLogger
 
 from skipnets.errors import UserError
 from skipnets.training import Run, TrainConfig, loggers, resume, train
@@ -19,29 +20,6 @@ from skipnets.training.loggers import check_loggers, logged, make_loggers
 from skipnets.training.run import claim
 
 MakeConfig = Callable[..., TrainConfig]
-
-
-class Recording(Logger):
-    """Keeps what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.metrics: dict[str, float] = {}
-        self.hyperparameters: dict[str, Any] = {}
-
-    @property
-    def name(self) -> str:
-        return "recording"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self.metrics |= metrics
-
-    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
-        self.hyperparameters |= params
 
 
 def test_tensorboard_is_the_default(tiny: MakeConfig, tmp_path: Path) -> None:
@@ -72,7 +50,7 @@ def test_an_unknown_name_is_one_line(tiny: MakeConfig) -> None:
 def test_loggers_get_the_metrics_and_services_the_configuration(
     tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service, own = Recording(), Recording()
+    service, own = RecordingLogger(), RecordingLogger()
     monkeypatch.setitem(loggers._LOGGERS, "wandb", lambda _: service)  # type: ignore[arg-type]
     monkeypatch.setattr(loggers, "check_loggers", lambda _: None)
     monkeypatch.setattr("skipnets.training.trainer.check_loggers", lambda _: None)
@@ -89,7 +67,7 @@ def test_loggers_get_the_metrics_and_services_the_configuration(
     assert service.hyperparameters["optimizer"] == "sgd"
 
 
-class Failing(Recording):
+class Failing(RecordingLogger):
     """A service that does not answer."""
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
@@ -118,7 +96,7 @@ class FakeWandb(SimpleNamespace):
 def test_runs_of_weights_and_biases_end_with_the_training(
     tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Wandb(Recording):
+    class Wandb(RecordingLogger):
         def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
             wandb.run = wandb.run or SimpleNamespace(finish=lambda exit_code: wandb.ended.append(exit_code))
 

@@ -276,6 +276,17 @@ def test_a_time_decides_the_number_of_epochs_and_is_kept(
     assert resumed.rows[-1].lr == 0
 
 
+@pytest.mark.parametrize("folds", [None, 2])
+def test_what_is_noted_of_the_images_is_said_once(
+    folds: int | None, tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("skipnets.training.prepare._UNEQUAL", 1)
+    monkeypatch.setattr("skipnets.training.trainer._begin", lambda run, *_: run)
+    monkeypatch.setattr("skipnets.training.folds._train_missing", lambda run, *_, **__: run)
+    train(tiny(epochs=1, folds=folds))
+    assert " ".join(capsys.readouterr().err.split()).count("accuracy says little of rare classes") == 1
+
+
 def test_a_last_batch_of_one_does_not_break_batch_norm(tiny: MakeConfig) -> None:
     """Of 84 images, batches of 83 leave one over. The last map is a single pixel."""
     options = {"stem": "imagenet", "shortcut": "projection"}

@@ -43,7 +43,7 @@ def find_listed(
         root: What relative paths start from. Default: the manifest's folder.
         missing: "error", or "skip" for going on without files that are not there.
         task: Whether images have one label, several or numbers; "auto" decides by the columns.
-        uncertain: What -1 in a label's own column is taken for.
+        uncertain: How -1 in a label's own column is treated.
 
     Raises:
         UserError: The columns cannot be recognized, a row is wrong, or a file is missing.

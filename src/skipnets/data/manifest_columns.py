@@ -81,7 +81,7 @@ def find_roles(table: Table, columns: Columns, *, root: Path, task: Task, uncert
         columns: Which are named.
         root: What relative paths start from.
         task: Whether images have one label, several or numbers; "auto" decides by the columns.
-        uncertain: What -1 in a label's own column is taken for.
+        uncertain: How -1 in a label's own column is treated.
 
     Raises:
         UserError: A column that is named is not there, or one cannot be recognized.
@@ -220,7 +220,7 @@ def nearly_marked(table: Table, roles: Roles) -> Iterator[str]:
         if name and name not in roles.labels and 0 < len(others) < len(cells) / 2:
             line, cell = others[0]
             yield (
-                f"column {name} is not taken for a label: line {line} of {table.path.name} holds {cell!r}, "
+                f"column {name} is not used as a label: line {line} of {table.path.name} holds {cell!r}, "
                 "and a label has 1, 0, -1 or nothing"
             )
 

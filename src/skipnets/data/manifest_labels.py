@@ -39,7 +39,7 @@ def read_labels(
         roles: What its columns hold.
         listing: Gets its classes, whether there are several or numbers, notes and warnings.
         task: Whether images have one label, several or numbers; "auto" decides by the columns.
-        uncertain: What -1 in a label's own column is taken for.
+        uncertain: How -1 in a label's own column is treated.
 
     Raises:
         UserError: A cell is wrong, or names cannot be told apart.
@@ -94,7 +94,7 @@ def _mark_labels(table: Table, names: Sequence[str], uncertain: Uncertain, listi
     listing.multi_label, listing.classes = True, classes
     listing.notes.append(f"each file has any number of {counted(len(names), 'label')}: {listed(classes, 20)}")
     if unsure:
-        meaning = {"ignore": "taken for unknown"}.get(uncertain, f"taken for {uncertain}")
+        meaning = {"ignore": "treated as unknown"}.get(uncertain, f"treated as {uncertain}")
         others = ", ".join(each for each in get_args(Uncertain) if each != uncertain)
         listing.notes.append(f"{unsure:,} uncertain marks (-1) are {meaning}; --uncertain {others} otherwise")
     return label_texts(marks, classes)

@@ -55,7 +55,7 @@ def read_mark(cell: str, uncertain: Uncertain = "ignore") -> float | None:
 
     Args:
         cell: 1, 0, true, false, -1 for uncertain; empty, or one of `MISSING`, for unknown.
-        uncertain: What -1 is taken for; "ignore" makes it unknown.
+        uncertain: How -1 is treated; "ignore" makes it unknown.
 
     Returns:
         None if the cell holds something else.

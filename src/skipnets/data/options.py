@@ -35,7 +35,7 @@ class DataOptions:
             "labels" with names such as "cat|dog", and numbers where targets are given.
         label_columns: A manifest's columns of single labels, with 1, 0, -1 (uncertain) or nothing (unknown).
             Default: all columns of such values, where there is no column of classes.
-        uncertain: What -1 in them is taken for: "ignore" (as unknown), "positive" or "negative".
+        uncertain: How -1 in them is treated: "ignore" (as unknown), "positive" or "negative".
         targets: A manifest's columns of numbers to predict. Default, with task="regression": the one column
             that holds numbers in every row.
         path_column: The manifest's column of image files, by name, or by number where it has no header.

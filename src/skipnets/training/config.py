@@ -281,7 +281,7 @@ class TrainConfig:
     """A manifest's columns of single labels, with 1, 0, -1 (uncertain) or nothing (unknown). Default: all
     columns of such values, where there is no column of classes."""
     uncertain: Uncertain = "ignore"
-    """What -1 in them is taken for: unknown (ignore), positive or negative."""
+    """How -1 in them is treated: as unknown (ignore), positive or negative."""
     targets: tuple[str, ...] = ()
     """A manifest's columns of numbers to predict. Default, with task=regression: the only column of numbers
     that is not used otherwise."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -105,15 +106,11 @@ def train_folds(
     # Given epochs, as in the file of a run that is repeated, go before the time that they came from.
     seconds = None if config.time is None or config.epochs is not None else parse_duration(config.time)
     of_first = config if seconds is None else _within(config, seconds / config.folds)
-    remarks = Remarks(folds.dataset)
-    surveyed = folds.dataset
-
-    def say_data() -> None:
-        say(str(survey(surveyed, config.data, most=_HEADERS_READ)))
-        say(_line(first, folds))
-
+    remarks = Remarks(first)
+    # Made before `prepare` adds to the dataset's notes, and shown once it has found nothing wrong.
+    data = f"{survey(folds.dataset, config.data, most=_HEADERS_READ)}\n{_line(first, folds)}"
     of_first = _fold_config(of_first, run.fold(1), 1)
-    prepared = prepare(of_first, first, supplied=supplied.for_run(), on_checked=say_data)
+    prepared = prepare(of_first, first, supplied=supplied.for_run(), on_checked=functools.partial(say, data))
     folds = dataclasses.replace(
         folds, dataset=dataclasses.replace(folds.dataset, contents=contents(folds.dataset))
     )

@@ -97,7 +97,7 @@ class MixedTargets:
 
     @property
     def shares(self) -> Tensor:
-        """(N, K) λ·first + (1 − λ)·second, what is unknown taken for 0: how much of each label."""
+        """(N, K) λ·first + (1 − λ)·second, what is unknown counted as 0: how much of each label."""
         return torch.lerp(self.second.nan_to_num(), self.first.nan_to_num(), self.share.to(self.first.dtype))
 
     @property

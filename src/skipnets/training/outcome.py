@@ -31,7 +31,12 @@ __all__ = ["draw_run_curves", "finish", "save_best"]
 
 # What a model file records of its epoch, of what the task has; None where it is undefined.
 _SCORES = (
-    *("val_accuracy", "val_balanced_accuracy", "val_average_precision", "val_auroc", "val_mae", "val_r2"),
+    "val_accuracy",
+    "val_balanced_accuracy",
+    "val_average_precision",
+    "val_auroc",
+    "val_mae",
+    "val_r2",
 )
 
 

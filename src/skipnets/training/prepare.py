@@ -25,6 +25,7 @@ from skipnets.data.preprocessing import VOI, Preprocessing, Window, resize_value
 from skipnets.data.raster import WindowedImage
 from skipnets.data.volumes import VolumeDataset
 from skipnets.data.window import PERCENTILES, measure_window
+from skipnets.description import CLASS_NOUNS
 from skipnets.errors import UserError, listed
 from skipnets.machine import usable_cores
 from skipnets.models.backbone import Backbone
@@ -133,9 +134,8 @@ def prepare(
     if own is not None:
         config = dataclasses.replace(config, model=own.name, model_options=changed_fields(own))
     expected: Mapping[str, Any] = {}
-    is_own = (
-        config.model is not None and config.model not in REGISTRY
-    )  # and is made by an import or a program
+    # Made by an import or a program.
+    is_own = config.model is not None and config.model not in REGISTRY
     if own is None and load_weights and not is_own:
         config, expected = _with_network_of_weights(config)
     _note_unequal_classes(config, train)
@@ -198,7 +198,7 @@ def prepare(
         ignored = config.weights_ignore if load_weights else ()
         model = create_model(name, weights=weights, weights_ignore=ignored, **options)
         if weights is not None:
-            _reset_head_of_other_classes(model, weights, dataset.classes)
+            _reset_head_of_other_classes(model, weights, dataset)
 
     if config.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise UserError(f"batch_size=1: must be at least 2 for the batch norms of {name}")
@@ -396,7 +396,7 @@ def _network_of(weights: str | None) -> ModelConfig | None:
     return config if config.name in REGISTRY else None
 
 
-def _reset_head_of_other_classes(model: Backbone[Any], weights: str, classes: Sequence[str]) -> None:
+def _reset_head_of_other_classes(model: Backbone[Any], weights: str, dataset: ImageDataset) -> None:
     """Initialize the head where one of our model files has as many classes, but others than the images.
 
     With another number of classes, loading has done so.
@@ -405,9 +405,10 @@ def _reset_head_of_other_classes(model: Backbone[Any], weights: str, classes: Se
         before = describe(weights)["classes"] if Path(weights).exists() else []
     except UserError:  # other weights, which name no classes
         return
-    if len(before) == len(classes) and list(before) != list(classes):
-        model.reset_classifier(len(classes))
-        logger.warning("%s: head re-initialized: it is for other classes: %s", weights, listed(before, 5))
+    if len(before) == len(dataset.classes) and list(before) != list(dataset.classes):
+        model.reset_classifier(len(before))
+        noun = CLASS_NOUNS[dataset.task]
+        logger.warning("%s: head re-initialized: it is for other %s: %s", weights, noun, listed(before))
 
 
 def natural_size(train: ImageDataset, *, kept: int = SMALL, elongated: bool = False) -> tuple[int, ...] | int:

@@ -165,11 +165,9 @@ def _train_new(config: TrainConfig, supplied: Supplied, started: float) -> Run:
     dims = supplied.dims(config)
     dataset = training_dataset(config) if images is None else given_dataset(config, images, dims=dims)
     remarks = Remarks(dataset)
-
-    def say_data() -> None:
-        if not is_helper():
-            _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
-
+    # Made before `prepare` adds to the dataset's notes, and shown once it has found nothing wrong.
+    data = None if is_helper() else str(survey(dataset, config.data, most=_HEADERS_READ))
+    say_data = None if data is None else functools.partial(_say, data)
     prepared = prepare(config, dataset, started=started, supplied=supplied, on_checked=say_data)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import multiprocessing
 import shutil
@@ -251,10 +252,8 @@ def _tune(
         splits=folder / run_folder.SPLITS,
     )
     remarks = Remarks(dataset)
-
-    def say_data() -> None:
-        _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
-
+    # Made before `prepare` adds to the dataset's notes, and shown once it has found nothing wrong.
+    say_data = functools.partial(_say, str(survey(dataset, config.data, most=_HEADERS_READ)))
     without_test = _without_test(dataset)
     default = prepare(base, without_test, supplied=supplied.for_run(), on_checked=say_data).config
     for name, text in remarks.new():
