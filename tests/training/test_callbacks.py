@@ -11,7 +11,7 @@ import torch
 
 from skipnets.training import TrainConfig, train
 from skipnets.training import callbacks as callbacks_module
-from skipnets.training.callbacks import Averaging, LiveCurves, best_row, epoch_line, seed_everything
+from skipnets.training.callbacks import Averaging, LiveCurves, epoch_line, seed_everything
 from skipnets.training.run import Row
 
 MakeConfig = Callable[..., TrainConfig]
@@ -30,16 +30,8 @@ def row(epoch: int, accuracy: float, loss: float, balanced: float = 0.5) -> Row:
     )
 
 
-def test_the_best_epoch_and_its_ties() -> None:
-    rows = [row(1, 0.8, 0.5, 0.9), row(2, 0.9, 0.6), row(3, 0.9, 0.4), row(4, 0.9, 0.4), row(5, 0.7, 0.1)]
-    assert best_row(rows, "accuracy") == rows[2]
-    assert best_row(rows, "balanced-accuracy") == rows[0]
-    assert best_row(rows, "loss") == rows[4]
-    assert best_row([], "loss") is None
-
-
 def test_an_epochs_line() -> None:
-    line = epoch_line(row(3, 0.5, 2.25), 120, improved=True)
+    line = epoch_line(row(3, 0.5, 2.25), 120, kept=True)
     assert line == "epoch   3/120  train loss 1.0000  val loss 2.2500  val accuracy 50.00%  12.3 s  best"
 
 
@@ -84,7 +76,7 @@ def test_curves_are_drawn_for_a_hundredth_of_the_time(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(callbacks_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     rows: list[Row] = []
-    live = LiveCurves(cast("Any", SimpleNamespace(rows=rows, best_by="accuracy")), draw)
+    live = LiveCurves(cast("Any", SimpleNamespace(rows=rows, best=lambda: rows[-1] if rows else None)), draw)
     trainer = cast("Any", SimpleNamespace(is_global_zero=True))
     live.on_train_epoch_end(trainer, cast("Any", None))
     for epoch in range(1, 51):

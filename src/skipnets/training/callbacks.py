@@ -6,8 +6,8 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from skipnets.models.backbone import Backbone
+from skipnets.training.best_epoch import MONITORED, best_row
 from skipnets.training.config import BestBy
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import DivergenceError, average_note, message
@@ -25,16 +26,6 @@ from skipnets.training.optimization import average_towards
 from skipnets.training.progress_lines import ExpectedEnd, clock_time
 from skipnets.training.run import Row, Run, write_metrics, write_skipped
 from skipnets.training.task import ClassificationTask
-
-MONITORED: Mapping[BestBy, tuple[str, Literal["min", "max"]]] = {
-    "accuracy": ("val_accuracy", "max"),
-    "balanced-accuracy": ("val_balanced_accuracy", "max"),
-    "loss": ("val_loss", "min"),
-    "average-precision": ("val_average_precision", "max"),
-    "auroc": ("val_auroc", "max"),
-    "mae": ("val_mae", "min"),
-    "r2": ("val_r2", "max"),
-}
 
 
 def seed_everything(seed: int, *position: int) -> None:
@@ -114,12 +105,12 @@ class Patience(EarlyStopping):
 class Record(Callback):
     """Collects one row per epoch, writes `metrics.csv`, and `model.safetensors` after every new best epoch.
 
-    Epochs are ranked by the metric `best_by` on the validation split, then by lower validation loss, then the
-    earlier one.
+    See `best_row` for what that is.
 
     Args:
         run: The run to write to.
-        best_by: The metric that ranks epochs.
+        best_by: The metric that picks the best epoch.
+        images: From how many validation images an accuracy is; see `effective_images`.
         epochs: Maximum number of epochs.
         average: Averaged weights to save; None saves the task's own.
         save: Saves a model and the row of its epoch as the run's best.
@@ -132,6 +123,7 @@ class Record(Callback):
         run: Run,
         *,
         best_by: BestBy,
+        images: float,
         epochs: int,
         average: Averaging | None,
         save: Callable[[Backbone[Any], Row], None],
@@ -140,6 +132,7 @@ class Record(Callback):
     ) -> None:
         self.run = run
         self.best_by: BestBy = best_by
+        self.validated = images
         self.epochs = epochs
         self.average = average
         self.save = save
@@ -220,21 +213,24 @@ class Record(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         failures = gather_failures(trainer, data.failures)
-        best = best_row(self.rows, self.best_by)
         self.rows.append(row)
-        improved = best is None or rank(row, self.best_by) > rank(best, self.best_by)
+        kept = self.best() is row
         if trainer.is_global_zero:
-            if improved:
+            if kept:
                 self.save(self.average.model if self.average is not None else pl_module.model, row)
             write_metrics(self.run.metrics, self.rows)
             write_skipped(self.run, failures)
             if self.lines:
-                self.say(epoch_line(row, trainer.max_epochs or self.epochs, improved=improved))
+                self.say(epoch_line(row, trainer.max_epochs or self.epochs, kept=kept))
             self._log(pl_module, row)
+
+    def best(self) -> Row | None:
+        """The best epoch so far."""
+        return best_row(self.rows, self.best_by, self.validated)
 
     def epochs_so_far(self) -> tuple[list[Row], int]:
         """The rows, and the number of the best epoch; 0 before the first."""
-        best = best_row(self.rows, self.best_by)
+        best = self.best()
         return self.rows, 0 if best is None else best.epoch
 
     def _check(self, task: ClassificationTask, row: Row) -> None:
@@ -292,7 +288,7 @@ class LiveCurves(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, if the last time is long enough ago."""
         started = time.perf_counter()
-        best = best_row(self.record.rows, self.record.best_by)
+        best = self.record.best()
         if best is None or started - self._drawn < 100 * self._cost or not trainer.is_global_zero:
             return
         self.draw(self.record.rows, best.epoch)
@@ -334,19 +330,7 @@ def gather_failures(trainer: pl.Trainer, failures: dict[str, str]) -> dict[str, 
     return {name: reason for part in parts for name, reason in part.items()}
 
 
-def rank(row: Row, best_by: BestBy) -> tuple[float, float]:
-    """Sort key of an epoch; higher is better."""
-    name, mode = MONITORED[best_by]
-    value = getattr(row, name)
-    return (value if mode == "max" else -value, -row.val_loss)
-
-
-def best_row(rows: list[Row], best_by: BestBy) -> Row | None:
-    """The best epoch, the earliest of equal ones."""
-    return max(rows, key=lambda row: rank(row, best_by), default=None)
-
-
-def epoch_line(row: Row, epochs: int, *, improved: bool) -> str:
+def epoch_line(row: Row, epochs: int, *, kept: bool) -> str:
     """The line printed after an epoch."""
     if row.val_mae is not None:
         score = f"MAE {row.val_mae:.4g}"
@@ -357,5 +341,5 @@ def epoch_line(row: Row, epochs: int, *, improved: bool) -> str:
     return (
         f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  train loss {row.train_loss:.4f}  "
         f"val loss {row.val_loss:.4f}  val {score}  "
-        f"{row.seconds:.1f} s{'  best' if improved else ''}"
+        f"{row.seconds:.1f} s{'  best' if kept else ''}"
     )

@@ -315,9 +315,10 @@ class TrainConfig:
     """Whether files that a manifest or splits.csv lists and that are not there are an error or skipped."""
 
     best_by: BestBy | None = None
-    """The validation metric that picks the best epoch. Default: accuracy, balanced with `imbalance`; with
-    several labels an image, the mean average precision of the labels; with numbers, the loss. mae is their
-    mean absolute error, r2 the coefficient of determination."""
+    """The validation metric that picks the best epoch; by accuracy, it is the latest one within a standard
+    error of the highest. Default: accuracy, balanced with `imbalance`; with several labels an image, the mean
+    average precision of the labels; with numbers, the loss. mae is their mean absolute error, r2 the
+    coefficient of determination."""
     threshold: str | None = None
     """With several labels an image, how the probability from which on a label counts as present is chosen on
     validation images: f1 (the default), youden, sensitivity=0.9 or specificity=0.9, or one number for all."""

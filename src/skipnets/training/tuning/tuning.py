@@ -44,7 +44,7 @@ from skipnets.machine import usable_cores
 from skipnets.tables import Display, make_table, properties_table
 from skipnets.training import budget
 from skipnets.training.announcement import Remarks
-from skipnets.training.callbacks import MONITORED, best_row
+from skipnets.training.best_epoch import MONITORED
 from skipnets.training.components import with_components
 from skipnets.training.config import BestBy, ResolvedConfig, TrainConfig, config_to_yaml, read_config
 from skipnets.training.early_checks import check_tuning_folder
@@ -467,8 +467,7 @@ def _try(
         for heavy in (run.checkpoint.parent, run.folder / run_folder.TENSORBOARD):
             shutil.rmtree(heavy, ignore_errors=True)
     by = reporter.by
-    best = best_row(run.rows, by)
-    assert best is not None
+    best = run.rows[run.best_epoch - 1]
     trial.set_user_attr("epochs", len(run.rows))
     trial.set_user_attr("val_loss", best.val_loss)
     if reporter.pruned:
