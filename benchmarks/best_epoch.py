@@ -56,7 +56,7 @@ class Tested(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Test."""
         began = time.process_time()
-        record = next(each for each in trainer.callbacks if isinstance(each, Record))
+        record = next(each for each in trainer.callbacks if isinstance(each, Record))  # type: ignore[attr-defined]
         model: Any = pl_module.model if record.average is None else record.average.model
         preprocessing = trainer.datamodule.preprocessing  # type: ignore[attr-defined]
         self.validated = len(trainer.datamodule.val)  # type: ignore[attr-defined]
