@@ -79,10 +79,11 @@ def _with_file(block: re.Match[str]) -> str:
 
 
 def comparable(page: str) -> str:
-    """The text without the numbers and the spacing of what is printed for example."""
+    """The text without what is for example in printed text: numbers, words that depend on them, spacing."""
 
     def masked(block: re.Match[str]) -> str:
-        return " ".join(re.sub(r"[-+]?\d[\d,.]*(e-?\d+)?", "0", block[0]).replace("–", "0").split())
+        text = re.sub(r"[-+]?\d[\d,.]*(e-?\d+)?", "0", block[0]).replace("–", "0")
+        return " ".join(re.sub(r"\b(better|worse|within noise)\b", "0", text).split())
 
     return re.sub(r'^```text title="for example"\n.*?^```\n', masked, page, flags=re.MULTILINE | re.DOTALL)
 

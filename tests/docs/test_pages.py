@@ -35,11 +35,12 @@ def test_code_prints_what_the_page_shows(page: Path) -> None:
 
 
 def test_a_wrong_output_is_found_and_a_number_given_for_example_is_not_compared() -> None:
-    page = '```python\nprint("three:", 1 + 2)\n```\n\n```text{}\n{}\n```\n'
+    page = '```python\nprint("three:", 1 + 2, "better")\n```\n\n```text{}\n{}\n```\n'
     for title, wrong, same in (
-        ("", "three: 4", False),
-        (' title="for example"', "three: 4", True),
-        (' title="for example"', "four: 4", False),
+        ("", "three: 4 better", False),
+        (' title="for example"', "three: 4 better", True),
+        (' title="for example"', "three: 4 within noise", True),
+        (' title="for example"', "four: 4 better", False),
     ):
         shown = page.format(title, wrong)
         again = examples.rewritten(shown)

@@ -85,16 +85,16 @@ def test_outputs_gradients_and_buffers_are_timm_s(name: str) -> None:
         atol = 1e-4 * float(expected.grad.abs().max() + 1e-9)
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=atol)
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
-    x = images(1, 3, 57, 70)
+    ours.load_state_dict(theirs.state_dict())
+    theirs, ours = theirs.double().eval(), ours.double().eval()
+    x = images(1, 3, 57, 70).double()
     with torch.no_grad():
-        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours(x), theirs(x))
         for norm in (False, True):
             arguments: dict[str, Any] = {"norm": norm, "stop_early": True, "intermediates_only": True}
             expected = theirs.forward_intermediates(x, **arguments)
             torch.testing.assert_close(ours.forward_intermediates(x, **arguments), expected)
-        torch.testing.assert_close(
-            ours.forward_intermediates(x)[0], theirs.forward_features(x), rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(ours.forward_intermediates(x)[0], theirs.forward_features(x))
 
 
 @pytest.mark.slow
