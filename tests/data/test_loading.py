@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -125,6 +126,34 @@ def test_epochs_of_any_length_go_on_where_the_last_one_ended(dataset, epoch_imag
     assert row[:10] == torch.cat([index for _, _, index in epoch(whole, 0)]).tolist()[:10]
 
 
+@pytest.mark.parametrize(("augmentation", "held_bytes"), [("flip", 2**30), ("flip", 0), ("resized-crop", 0)])
+@pytest.mark.parametrize("epoch_images", [None, 30])
+def test_two_passes_show_every_image_from_both_sides(
+    damaged, monkeypatch, augmentation, held_bytes, epoch_images
+):
+    """In each pass about half of the images are mirrored, in the next one the others."""
+    monkeypatch.setattr("skipnets.data.augmentation.draw_box", lambda width, height: (0, 0, width, height))
+    preprocessing = Preprocessing(16, fit="stretch")
+    loader = training_loader(
+        damaged, preprocessing, augmentation, batch_size=8, held_bytes=held_bytes, epoch_images=epoch_images
+    )
+    readable = [number for number, name in enumerate(damaged.names) if name not in ("a/04.png", "b/11.png")]
+    plain = dict(zip(readable, preprocessing.batch([damaged.source(n) for n in readable]), strict=True))
+    shown: dict[int, list[bool]] = {number: [] for number in readable}
+    for number in range(6):
+        for images, _, index in epoch(loader, number):
+            for image, position in zip(images, index.tolist(), strict=True):
+                seen = preprocessing.normalize(image.numpy().transpose(1, 2, 0)[None])[0]
+                both = [
+                    np.allclose(seen, side, atol=0.02)
+                    for side in (plain[position], plain[position][..., ::-1])
+                ]
+                assert sum(both) == 1
+                shown[position].append(both[1])
+    assert 10 < sum(sides[0] for sides in shown.values()) < 30
+    assert all(a != b for sides in shown.values() for a, b in itertools.pairwise(sides))
+
+
 @pytest.mark.parametrize(
     ("batch_size", "sizes"), [(8, [8, 8, 8, 8, 9]), (40, [41]), (41, [41]), (50, [41]), (13, [13, 13, 13, 2])]
 )
@@ -223,7 +252,7 @@ def test_processes_that_train_together_take_equally_many_steps(damaged):
             assert len(seen) == len(loader) == 10
             assert {len(index) for index in seen} == {2}
             assert len(set(seen)) == 10 - sum(
-                any(damaged.names[position] in ("a/04.png", "b/11.png") for position in batch)
+                any(damaged.names[position] in ("a/04.png", "b/11.png") for position in batch.positions)
                 for _, _, batch in loader.sampler.batches()
             )
 

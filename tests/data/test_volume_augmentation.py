@@ -14,7 +14,8 @@ def test_every_volume_is_one_of_the_shifts_and_all_occur() -> None:
     batch = np.repeat(volume[None], 1000, axis=0)
     for reflect in (False, True):
         torch.manual_seed(0)
-        found = shift_and_mirror_volumes(batch, Augmentation(padding=2, reflect=reflect, mirror=True))
+        augmentation = Augmentation(padding=2, reflect=reflect, mirror=True)
+        found = shift_and_mirror_volumes(batch, augmentation, np.arange(1000) % 2 == 0)
         padded = np.pad(volume, ((1, 1), (1, 1), (2, 2), (0, 0)), mode="reflect" if reflect else "constant")
         expected = {
             padded[z : z + 8, y : y + 8, x : x + 16][:, :, ::step].tobytes()
@@ -28,7 +29,8 @@ def test_every_volume_is_one_of_the_shifts_and_all_occur() -> None:
 
 def test_signals_are_shifted_by_an_eighth_and_stay_forwards() -> None:
     signal = np.arange(1, 17, dtype=np.float32)[:, None]
-    found = shift_and_mirror_volumes(np.repeat(signal[None], 200, 0), AUGMENTATIONS["crop"])
+    batch = np.repeat(signal[None], 200, 0)
+    found = shift_and_mirror_volumes(batch, AUGMENTATIONS["crop"], np.ones(200, bool))
     assert {tuple(each[:, 0]) for each in found} == {
         tuple(np.pad(signal[:, 0], 2)[start : start + 16]) for start in range(5)
     }
@@ -37,5 +39,5 @@ def test_signals_are_shifted_by_an_eighth_and_stay_forwards() -> None:
 
 def test_nothing_is_nothing() -> None:
     batch = np.ones((2, 4, 1), np.float32)
-    assert shift_and_mirror_volumes(batch, Augmentation()) is batch
+    assert shift_and_mirror_volumes(batch, Augmentation(), np.ones(2, bool)) is batch
     assert all(not AUGMENTATIONS[name].resized_crop for names in AUGMENTATIONS_OF.values() for name in names)

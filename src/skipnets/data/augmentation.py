@@ -36,7 +36,7 @@ class Augmentation:
         padding: Pixels added at every edge before a crop of the former size (RandomCrop); 0 for none.
         reflect: These mirror what lies at the edge, as in the public CIFAR-10 speed runs; otherwise they are
             black.
-        mirror: Left and right are swapped in half of the images (RandomHorizontalFlip).
+        mirror: Left and right are swapped in half of the images, in the next pass in the others.
         policy: Random changes of geometry and color: one of random strength ("trivial", TrivialAugmentWide),
             two ("rand", RandAugment), or a mixture of chains of them ("augmix", AugMix); None for none.
         erasing: Share of the images in which a box of 2 to 33% of the area gets the mean color
@@ -97,12 +97,6 @@ def draw_box(width: int, height: int) -> Box:
     return (box["left"], box["top"], box["left"] + box["width"], box["top"] + box["height"])
 
 
-def draw_mirrored(count: int) -> list[bool]:
-    """Which of so many images are mirrored: each with probability 1/2."""
-    mirrored: list[bool] = (torch.rand(count) < 0.5).tolist()
-    return mirrored
-
-
 def resized_crop(
     image: Image.Image | NDArray[Any],
     box: Box,
@@ -136,14 +130,20 @@ def resized_crop(
 
 
 def shift_and_mirror(
-    images: NDArray[Any], *, padding: int, mirror: bool, reflect: bool = False
+    images: NDArray[Any], *, padding: int, mirrored: NDArray[np.bool_], reflect: bool = False
 ) -> NDArray[Any]:
-    """Padded RandomCrop, then RandomHorizontalFlip, each image by its own draw: a new (N, H, W, C)."""
+    """Padded RandomCrop, each image by its own draw, then left and right swapped: a new (N, H, W, C).
+
+    Args:
+        images: (N, H, W, C).
+        padding: Pixels added at every edge.
+        mirrored: (N,) which are mirrored.
+        reflect: Whether the padding mirrors what lies at the edge.
+    """
     count, height, width, _ = images.shape
     widths = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = np.pad(images, widths, mode="reflect") if reflect else np.pad(images, widths)
     offsets = torch.randint(2 * padding + 1, (count, 2)).tolist()
-    mirrored = draw_mirrored(count) if mirror else [False] * count
     shifted = np.empty_like(images)
     for result, canvas, (top, left), flip in zip(shifted, padded, offsets, mirrored, strict=True):
         window = canvas[top : top + height, left : left + width]

@@ -10,6 +10,7 @@ N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import shutil
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -245,6 +246,22 @@ def evaluation_batches(
         pool.shutdown(cancel_futures=True)
 
 
+class Draws(NamedTuple):
+    """The images of a batch.
+
+    Attributes:
+        positions: (n,) theirs among all images.
+        mirrored: (n,) which are mirrored, where images are.
+    """
+
+    positions: NDArray[np.int64]
+    mirrored: NDArray[np.bool_]
+
+    def at(self, chosen: NDArray[Any]) -> Draws:
+        """Some of them: (n,) booleans, or indices."""
+        return Draws(self.positions[chosen], self.mirrored[chosen])
+
+
 class EpochSchedule:
     """Which images make up which batch of an epoch; nothing but seed, epoch and share decides it.
 
@@ -298,40 +315,55 @@ class EpochSchedule:
         """Choose the epoch that the next iteration goes through; Lightning calls this by itself."""
         self.epoch = epoch
 
-    def batches(self) -> list[tuple[int, int, NDArray[np.int64]]]:
-        """For each batch the number of its share, its own in that share, and the positions of its images."""
-        order = np.arange(self.count) if self.order is None else self._epoch(self.order)
+    def batches(self) -> Iterator[tuple[int, int, Draws]]:
+        """For each batch the number of its share, its own in that share, and its images."""
+        draws = np.arange(self.count) if self.order is None else self._epoch(self.order)
         by_share = [
-            self._cut(order[share : len(order) - len(order) % self.shares : self.shares])
+            self._cut(draws[share : len(draws) - len(draws) % self.shares : self.shares])
             for share in self.mine
         ]
-        return [
-            (share, number, batch)
-            for number, batches in enumerate(zip(*by_share, strict=True))
-            for share, batch in zip(self.mine, batches, strict=True)
-        ]
+        for number, batches in enumerate(zip(*by_share, strict=True)):
+            for share, batch in zip(self.mine, batches, strict=True):
+                passes, positions = np.divmod(batch, self.count)
+                yield share, number, Draws(positions, self.mirrored_first[positions] ^ (passes % 2 == 1))
+
+    @functools.cached_property
+    def mirrored_first(self) -> NDArray[np.bool_]:
+        """Which images are mirrored in the first pass, and in every other one; the rest in those between.
+
+        So an image is seen from both sides in any two passes, which teaches more than a coin for each of them
+        (Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498: alternating flip).
+        """
+        coins = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(1,)))
+        return coins.integers(2, size=self.count).astype(bool)
 
     def _cut(self, share: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """A share's batches."""
+        """The batches of a share, in order."""
         batches = np.split(share, range(self.batch_size, len(share), self.batch_size))
         if len(batches) > 1 and len(batches[-1]) < self.smallest:
             batches[-2:] = [np.concatenate(batches[-2:])]
         return batches
 
     def _epoch(self, order: Order) -> NDArray[np.int64]:
-        """The epoch's positions: its part of an endless row of passes, each with an order of its own."""
+        """The epoch's part of an endless row of passes, each with an order of its own.
+
+        The image at a position in a pass is the number (pass · images + position).
+        """
         start, end = self.epoch * self.epoch_images, (self.epoch + 1) * self.epoch_images
         first, last = start // self.count, (end - 1) // self.count
-        passes = [order(np.random.default_rng((self.seed, number))) for number in range(first, last + 1)]
+        passes = [
+            number * self.count + order(np.random.default_rng((self.seed, number)))
+            for number in range(first, last + 1)
+        ]
         return np.concatenate(passes)[start - first * self.count : end - first * self.count]
 
     def __len__(self) -> int:
-        return len(self.batches())
+        return sum(1 for _ in self.batches())
 
-    def __iter__(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Per batch, the seed of its augmentation and the positions of its images."""
+    def __iter__(self) -> Iterator[tuple[int, Draws]]:
+        """Per batch, the seed of its augmentation and its images."""
         start, self.start = self.start, 0
-        for share, number, batch in self.batches()[start:]:
+        for share, number, batch in islice(self.batches(), start, None):
             sequence = np.random.SeedSequence((self.seed, self.epoch, share, number))
             yield int(sequence.generate_state(1, np.uint64)[0]), batch
 
@@ -548,10 +580,8 @@ class _Reader:
 
         plain = _Reader(self.dataset, self.preprocessing, Augmentation())
         count = len(self.dataset)
-        parts = [
-            (0, np.arange(start, min(start + _HELD_AT_ONCE, count)))
-            for start in range(0, count, _HELD_AT_ONCE)
-        ]
+        positions = np.split(np.arange(count), range(_HELD_AT_ONCE, count, _HELD_AT_ONCE))
+        parts = [(0, Draws(part, np.zeros(len(part), bool))) for part in positions]
         held = self._empty(count)
         with _without_advice():
             loader: DataLoader[Any] = DataLoader(
@@ -569,7 +599,7 @@ class _Reader:
             progress(done, count)
         self.held = held
 
-    def __getitem__(self, key: tuple[int, NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor, Failures]:
+    def __getitem__(self, key: tuple[int, Draws]) -> tuple[torch.Tensor, torch.Tensor, Failures]:
         import torch
 
         from skipnets.data.augmentation import erase, shift_and_mirror, vary
@@ -578,15 +608,15 @@ class _Reader:
         seed, batch = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            pixels, index, failures = self._read(batch)
+            pixels, read, failures = self._read(batch)
             shifts = self.augmentation.padding or self.augmentation.mirror
             if self.preprocessing.dims != 2:
-                pixels = shift_and_mirror_volumes(pixels, self.augmentation)
+                pixels = shift_and_mirror_volumes(pixels, self.augmentation, read.mirrored)
             elif not self.augmentation.resized_crop and shifts:
                 pixels = shift_and_mirror(
                     pixels,
                     padding=self.augmentation.padding,
-                    mirror=self.augmentation.mirror,
+                    mirrored=read.mirrored & self.augmentation.mirror,
                     reflect=self.augmentation.reflect,
                 )
             if self.augmentation.policy is not None:
@@ -594,7 +624,7 @@ class _Reader:
             if self.augmentation.erasing:
                 mean = [255 * value for value in self.preprocessing.mean]
                 pixels = erase(pixels, self.augmentation.erasing, mean)
-        parts = torch.from_numpy(pixels), torch.from_numpy(index)
+        parts = torch.from_numpy(pixels), torch.from_numpy(read.positions)
         if torch.utils.data.get_worker_info() is not None:
             try:
                 # DataLoader would do so in a thread, whose errors nobody sees, and wait forever.
@@ -609,25 +639,24 @@ class _Reader:
         shape = (count, *self.preprocessing.size, self.preprocessing.channels)
         return np.empty(shape, dtype=self.preprocessing.pixel_type)
 
-    def _read(self, batch: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64], Failures]:
-        """The pixels (N, H, W, C) of the images that can be read, their positions (N,), and the others."""
+    def _read(self, batch: Draws) -> tuple[NDArray[Any], Draws, Failures]:
+        """The pixels (N, H, W, C) of the images that can be read, these, and the others."""
         failures: Failures = []
         if self.held is not None:
             if self.held_failures:
                 missing = self.held_failures
-                failures = [(int(position), missing[position]) for position in batch if position in missing]
-                batch = batch[~np.isin(batch, list(missing))]
-            return self.held[batch], batch, failures
+                failures = [(each, missing[each]) for each in batch.positions.tolist() if each in missing]
+                batch = batch.at(~np.isin(batch.positions, list(missing)))
+            return self.held[batch.positions], batch, failures
         from simplejpeg import decode_jpeg
 
-        from skipnets.data.augmentation import draw_box, draw_mirrored, resized_crop
+        from skipnets.data.augmentation import draw_box, resized_crop
 
         size, channels = self.preprocessing.size, self.preprocessing.channels
         crops = self.augmentation.resized_crop
-        mirrored = draw_mirrored(len(batch)) if crops and self.augmentation.mirror else [False] * len(batch)
-        pixels = self._empty(len(batch))
+        pixels = self._empty(len(batch.positions))
         read: list[int] = []
-        for position, mirror in zip(batch.tolist(), mirrored, strict=True):
+        for number, (position, mirrored) in enumerate(zip(*map(np.ndarray.tolist, batch), strict=True)):
             source = self.dataset.source(position)
             try:
                 if crops:
@@ -646,12 +675,12 @@ class _Reader:
                         box,
                         size=(height, width),
                         interpolation=self.preprocessing.interpolation,
-                        mirror=mirror,
+                        mirror=mirrored and self.augmentation.mirror,
                     )
                 else:
                     pixels[len(read)] = self.preprocessing.pixels(source)
             except ImageDecodeError as error:
                 failures.append((position, str(error)))
             else:
-                read.append(position)
-        return pixels[: len(read)], np.array(read, dtype=np.int64), failures
+                read.append(number)
+        return pixels[: len(read)], batch.at(np.array(read, dtype=np.int64)), failures

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skipnets.data.augmentation import Augmentation, draw_mirrored
+from skipnets.data.augmentation import Augmentation
 
 __all__ = ["AUGMENTATIONS_OF", "shift_and_mirror_volumes"]
 
@@ -24,8 +24,10 @@ AUGMENTATIONS_OF = {
 _PART = 8
 
 
-def shift_and_mirror_volumes(volumes: NDArray[Any], augmentation: Augmentation) -> NDArray[Any]:
-    """Padded random crops, then mirroring of left and right, each by its own draw: a new (N, …, C).
+def shift_and_mirror_volumes(
+    volumes: NDArray[Any], augmentation: Augmentation, mirrored: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """Padded random crops, each by its own draw, then mirroring of left and right: a new (N, …, C).
 
     Volumes are shifted by as many voxels as images are by pixels, but by an eighth of an axis at most;
     signals by up to an eighth of their length.
@@ -33,6 +35,7 @@ def shift_and_mirror_volumes(volumes: NDArray[Any], augmentation: Augmentation) 
     Args:
         volumes: (N, L, C) or (N, D, H, W, C).
         augmentation: Its `padding`, `reflect` and `mirror` count.
+        mirrored: (N,) which are mirrored if any are.
     """
     if not (augmentation.padding or augmentation.mirror):
         return volumes
@@ -43,7 +46,7 @@ def shift_and_mirror_volumes(volumes: NDArray[Any], augmentation: Augmentation) 
     elif not augmentation.padding:
         most = [0]
     offsets = torch.stack([torch.randint(2 * part + 1, (count,)) for part in most], dim=1).tolist()
-    mirrored = draw_mirrored(count) if augmentation.mirror else [False] * count
+    mirrored = mirrored & augmentation.mirror
     changed = np.empty_like(volumes)
     for result, volume, starts, mirror in zip(changed, volumes, offsets, mirrored, strict=True):
         widths = [*((part, part) for part in most), (0, 0)]
