@@ -1,4 +1,4 @@
-"""Test accuracy for equal processor time: `skipnets train DATA --time …` against what else a user would take.
+r"""Test accuracy for equal processor time: `skipnets train DATA --time …` against what else one would take.
 
     python benchmarks/datasets.py --out datasets
     python benchmarks/accuracy.py datasets --out accuracy                   # 6 sets, 1 seed: about 2 h 20 min
@@ -20,9 +20,15 @@ Peers take 15% of the training images for validation, the same for all, other on
 divides the training folder by itself. The peers' environment, `OUT/peers`, is built at first, with the torch
 and torchvision of the Python that runs this.
 
-OUT/results.json holds every cell (program, set, budget, seed) as soon as it is measured; a cell in it is not
-measured again, so that the same command goes on after an interruption. `--again skipnets` forgets a program's
-cells, such as after a change. `--table` only prints what is there.
+OUT/results.json, or the file that `--results` names, holds every cell (program, set, budget, seed) as soon as
+it is measured, with the processor it was measured on; a cell in it is not measured again, so that the same
+command goes on after an interruption. `--again skipnets` forgets a program's cells, such as after a change.
+`--table` only prints what is there. The project's own cells and the table of them are written by
+
+    python benchmarks/accuracy.py datasets --out accuracy --results docs/data/equal-time.json \
+        --docs docs/results.md --seeds 0 1 2
+
+Compared are cells of the same processor: all of a seed are measured on one.
 """
 
 from __future__ import annotations
@@ -64,6 +70,7 @@ data, time, out, seed = sys.argv[1:]
 train(TrainConfig(data=data, time=time, out=out, seed=int(seed)), started=0.0)
 """
 TOLERANCE = 0.05
+BEGIN, END = "<!-- equal time: begin -->", "<!-- equal time: end -->"
 VALIDATION_SHARE = 0.15
 
 
@@ -83,44 +90,37 @@ class Bench:
 
     Args:
         data: The folder that `datasets.py` wrote.
-        out: Where results, the peers' environment and logs go.
+        out: Where the peers' environment, the time of their epochs and logs go.
+        results: The file of cells.
         core: The core that programs are bound to.
     """
 
-    def __init__(self, data: Path, out: Path, core: int) -> None:
+    def __init__(self, data: Path, out: Path, results: Path, core: int) -> None:
         self.data = data
         self.out = out
         self.core = core
-        self.file = out / "results.json"
-        self.results: dict[str, Any] = {"cells": {}, "epoch times": {}}
-        if self.file.exists():
-            self.results |= json.loads(self.file.read_text())
-        self.results["machine"] = {
+        self.results = results
+        self.cells: dict[str, dict[str, Any]] = read(results)
+        self.epochs = out / "epochs.json"
+        self.epoch_times: dict[str, dict[str, float]] = read(self.epochs)
+        self.machine = {
             "processor": processor(),
             "python": platform.python_version(),
             "torch": importlib.metadata.version("torch"),
         }
 
-    def save(self) -> None:
-        """Write all results so far."""
-        with atomic_path(self.file) as temporary:
-            temporary.write_text(json.dumps(self.results, indent=1) + "\n")
-
     def forget(self, program: str) -> None:
-        """Drop a program's results, so that it is measured anew."""
-        for table in ("cells", "epoch times"):
-            kept = {key: cell for key, cell in self.results[table].items() if key.split("|")[0] != program}
-            self.results[table] = kept
+        """Drop a program's cells, so that it is measured anew."""
+        self.cells = {key: cell for key, cell in self.cells.items() if key.split("|")[0] != program}
 
     def cell(self, program: str, name: str, budget: float, seed: int) -> dict[str, Any]:
         """The cell of a program, a set, a budget and a seed, measured if it is not there yet."""
         key = f"{program}|{name}|{budget:g}|{seed}"
-        if key not in self.results["cells"]:
+        if key not in self.cells:
             measure = self.measure_skipnets if program == "skipnets" else self.measure_peer
-            self.results["cells"][key] = measure(program, name, budget, seed)
-            self.save()
-        cell: dict[str, Any] = self.results["cells"][key]
-        return cell
+            self.cells[key] = measure(program, name, budget, seed) | self.machine
+            write(self.results, self.cells)
+        return self.cells[key]
 
     def measure_skipnets(self, program: str, name: str, budget: float, seed: int) -> dict[str, Any]:
         """Run `skipnets train` with its defaults and the budget as its time."""
@@ -148,13 +148,12 @@ class Bench:
 
     def measure_peer(self, program: str, name: str, budget: float, seed: int) -> dict[str, Any]:
         """Train a peer for as many epochs as fit."""
-        known, key = self.results["epoch times"], f"{program}|{name}"
-        if key not in known:
+        key = f"{program}|{name}"
+        if key not in self.epoch_times:
             probe = self.train_peer(program, name, epochs=1, seed=0)
             each = probe["epoch_seconds"]
-            known[key] = {"epoch": each, "rest": probe["processor_seconds"] - each}
-            self.save()
-        times = known[key]
+            self.epoch_times[key] = {"epoch": each, "rest": probe["processor_seconds"] - each}
+        times = self.epoch_times[key]
         for attempt in (1, 2):
             epochs = fitting_epochs(budget, times["rest"], times["epoch"])
             result = self.train_peer(program, name, epochs=epochs, seed=seed) | {"attempts": attempt}
@@ -163,6 +162,7 @@ class Bench:
             off = abs(result["processor_seconds"] / budget - 1)
             if off <= TOLERANCE or fitting_epochs(budget, times["rest"], times["epoch"]) == epochs:
                 break
+        write(self.epochs, self.epoch_times)
         return result
 
     def train_peer(self, program: str, name: str, *, epochs: int, seed: int) -> dict[str, Any]:
@@ -233,6 +233,16 @@ class Bench:
         return Command(usage.ru_utime + usage.ru_stime, time.perf_counter() - started)
 
 
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
 def fitting_epochs(budget: float, rest: float, each: float) -> int:
     """How many epochs fit into a budget and its tolerance, at least one."""
     return max(1, int((budget * (1 + TOLERANCE) - rest) / each))
@@ -277,32 +287,47 @@ def interval(values: Sequence[float]) -> float | None:
     return float(stats.t.ppf(0.975, len(values) - 1)) * error
 
 
-def table(bench: Bench, programs: Sequence[str], sets: Sequence[str], budget: float) -> str:
+def table(
+    cells: dict[str, dict[str, Any]], programs: Sequence[str], sets: Sequence[str], budget: float
+) -> str:
     """All measured cells of a budget, in Markdown, and how `skipnets` compares with the best peer."""
     rows = [f"| {budget:g} s of one core | " + " | ".join(sets) + " | mean |"]
     rows.append("|---|" + "---|" * (len(sets) + 1))
     means: dict[str, dict[str, float]] = {}
+    used: list[dict[str, Any]] = []
     for program in programs:
         line, means[program] = [], {}
         for name in sets:
             prefix = f"{program}|{name}|{budget:g}|"
-            cells = [cell for key, cell in bench.results["cells"].items() if key.startswith(prefix)]
-            if not cells:
+            found = [cell for key, cell in cells.items() if key.startswith(prefix)]
+            used += found
+            if not found:
                 line.append("–")
                 continue
-            values = [100 * cell["accuracy"] for cell in cells]
+            values = [100 * cell["accuracy"] for cell in found]
             means[program][name] = statistics.mean(values)
             spread = interval(values)
-            used = statistics.mean(cell["processor_seconds"] for cell in cells) / budget
+            seconds = statistics.mean(cell["processor_seconds"] for cell in found)
             line.append(
                 f"{means[program][name]:.1f}"
                 + (f" ± {spread:.1f}" if spread is not None else "")
-                + f" ({used:.0%} of the time)"
+                + (f" ({seconds:.0f} s)" if abs(seconds / budget - 1) > TOLERANCE else "")
             )
         complete = len(means[program]) == len(sets)
         line.append(f"{statistics.mean(means[program].values()):.1f}" if complete else "–")
         rows.append(f"| {program} | " + " | ".join(line) + " |")
-    return "\n".join([*rows, "", *comparison(means, sets)])
+    return "\n".join([*rows, "", *comparison(means, sets), "", measured_with(used)])
+
+
+def measured_with(cells: Sequence[dict[str, Any]]) -> str:
+    """The seeds, processors and versions of cells, as a sentence."""
+    versions = {"torch": {cell["torch"] for cell in cells}}
+    for cell in cells:
+        for name, version in cell.get("versions", {}).items():
+            versions.setdefault(name, set()).add(version)
+    processors = sorted({cell["processor"] for cell in cells})
+    listed = ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in sorted(versions.items()))
+    return f"{'; '.join(processors)}; {listed}."
 
 
 def comparison(means: dict[str, dict[str, float]], sets: Sequence[str]) -> Iterator[str]:
@@ -337,9 +362,12 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to run on")
     parser.add_argument("--again", nargs="+", choices=PROGRAMS, default=(), help="programs to measure anew")
     parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--results", type=Path, help="file of cells (default: OUT/results.json)")
+    parser.add_argument("--docs", type=Path, help="a page to write the table into, between its marks")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options.data, options.out.resolve(), options.core)
+    out = options.out.resolve()
+    bench = Bench(options.data, out, options.results or out / "results.json", options.core)
     for program in options.again:
         bench.forget(program)
     if not options.table:
@@ -358,7 +386,13 @@ def main() -> None:
                         file=sys.stderr,
                         flush=True,
                     )
-    print(table(bench, options.programs, options.datasets, options.budget))
+    text = table(bench.cells, options.programs, options.datasets, options.budget)
+    print(text)
+    if options.docs is not None:
+        page = options.docs.read_text(encoding="utf-8")
+        before, rest = page.split(BEGIN)
+        with atomic_path(options.docs) as temporary:
+            temporary.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
