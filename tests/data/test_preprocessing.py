@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from skipnets.data import Preprocessing
+from skipnets.data import Preprocessing, open_dataset
 from skipnets.data.decoding import ImageDecodeError
+from skipnets.data.loading import training_loader, validation_loader
 from skipnets.errors import UserError
 
 
@@ -285,3 +287,84 @@ def test_an_image_without_a_finite_value_cannot_be_read(tmp_path):
     partly = np.full((4, 6), np.nan, np.float32)
     partly[1, 2] = 1
     assert preprocessing.pixels(partly).sum() == 255
+
+
+def photograph(width: int, height: int, *, orientation: int = 1, mode: str = "RGB") -> bytes:
+    """Blots of all sizes and some noise, as JPEG."""
+    generator = np.random.default_rng(width)
+    shape = (height, width, 3)
+    pixels = np.zeros(shape)
+    for cells in (3, 12, 48):
+        blots = Image.fromarray(generator.integers(0, 256, (cells, cells, 3), np.uint8))
+        pixels += np.asarray(blots.resize((width, height), Image.Resampling.BICUBIC)) / 3
+    pixels = np.clip(pixels + generator.normal(0, 5, shape), 0, 255).astype(np.uint8)
+    exif = Image.Exif()
+    exif[274] = orientation
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, "JPEG", quality=90, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("width", [1024, 1203])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": 64},
+        {"size": (48, 96), "fit": "crop", "crop_fraction": 0.8, "interpolation": "bicubic"},
+        {"size": (96, 48), "fit": "stretch", "channels": 1},
+    ],
+)
+def test_large_photographs_are_nearly_the_same_in_training(options, width, orientation):
+    source = photograph(width, 877, orientation=orientation)
+    preprocessing = Preprocessing(**options)
+    exact = preprocessing.pixels(source).astype(int)
+    difference = np.abs(preprocessing.training_pixels(source) - exact)
+    assert 0 < difference.mean() < 0.7
+    assert difference.max() <= 8
+    for other in (exact[:, ::-1], exact[::-1], np.roll(exact, 1, axis=0), np.roll(exact, 1, axis=1)):
+        assert np.abs(preprocessing.training_pixels(source) - other).mean() > 2 * difference.mean()
+
+
+@pytest.mark.parametrize("kind", ["small", "png", "array", "gray", "as it is", "nearest"])
+def test_all_else_is_the_same_in_training(kind):
+    options = {"as it is": {"fit": "center"}, "nearest": {"interpolation": "nearest"}}.get(kind, {})
+    preprocessing = Preprocessing(64, **options)
+    source: object = photograph(*((150, 120) if kind in ("small", "gray") else (600, 500)))
+    if kind == "gray":
+        source = photograph(150, 120, mode="L")
+    elif kind in ("png", "array"):
+        image = Image.open(io.BytesIO(source))
+        source = np.asarray(image)
+        if kind == "png":
+            file = io.BytesIO()
+            image.save(file, "PNG")
+            source = file.getvalue()
+    np.testing.assert_array_equal(preprocessing.training_pixels(source), preprocessing.pixels(source))
+
+
+def test_too_elongated_and_damaged_images_are_refused_in_training_too():
+    preprocessing = Preprocessing(224, fit="crop")
+    with pytest.raises(ImageDecodeError, match="too elongated"):
+        preprocessing.training_pixels(Image.new("L", (60_000, 1)))
+    with pytest.raises(ImageDecodeError):
+        preprocessing.training_pixels(photograph(600, 500)[:5000])
+
+
+def test_the_training_loader_reads_large_photographs_so_and_that_of_validation_exactly(tmp_path):
+    for number in range(4):
+        folder = tmp_path / "ab"[number % 2]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(photograph(600 + number, 500))
+    dataset = open_dataset(tmp_path, fractions=None)
+    preprocessing = Preprocessing(64)
+    for held_bytes in (0, 2**30):
+        training = training_loader(dataset, preprocessing, batch_size=4, held_bytes=held_bytes)
+        validation = validation_loader(dataset, preprocessing, batch_size=4, held_bytes=held_bytes)
+        for loader, read in (
+            (training, preprocessing.training_pixels),
+            (validation, preprocessing.pixels),
+        ):
+            for images, _, index in loader:
+                expected = np.stack([read(dataset.source(position)) for position in index.tolist()])
+                np.testing.assert_array_equal(images.numpy().transpose(0, 2, 3, 1), expected)

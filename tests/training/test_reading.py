@@ -30,14 +30,14 @@ def test_reading_is_the_mean_without_the_first_and_without_what_cannot_be_read(
     (folder / "a" / "04.png").write_bytes(b"no image")
     now = [0.0]
     durations = iter([9.0, *[0.01, 0.03] * 20])
-    pixels = Preprocessing.pixels
+    pixels = Preprocessing.training_pixels
 
     def slow(self: Preprocessing, image: object) -> object:
         found = pixels(self, image)  # type: ignore[arg-type]
         now[0] += next(durations)
         return found
 
-    monkeypatch.setattr(Preprocessing, "pixels", slow)
+    monkeypatch.setattr(Preprocessing, "training_pixels", slow)
     monkeypatch.setattr(budget, "clock", lambda: now[0])
     monkeypatch.setattr(reading, "_SECONDS", 60.0)
     images = open_dataset(folder, fractions=None)
@@ -70,9 +70,11 @@ def test_images_are_held_where_the_loader_holds_them(
     loader = training_loader(images, preprocessing, augmentation, batch_size=4, held_bytes=held_bytes)
     holds = loader._batches.dataset.held is not None  # type: ignore[attr-defined]
     loader.close()
-    cost = ReadingCost(images, others=5, channels=1, to_read=0.1, workers=2, held_bytes=held_bytes)
+    cost = ReadingCost(
+        images, others=5, channels=1, to_read=0.1, to_evaluate=0.2, workers=2, held_bytes=held_bytes
+    )
     assert cost.is_held((20, 30), augmentation) == holds
-    assert cost.before((20, 30), augmentation) == pytest.approx(2.5 if holds else 0)
+    assert cost.before((20, 30), augmentation) == pytest.approx(20 * 0.1 + 5 * 0.2 if holds else 0)
     if augmentation != "trivial":
         assert cost.of_each((20, 30), augmentation) == (0 if holds else 0.1)
 
@@ -86,7 +88,7 @@ def test_varying_images_one_by_one_takes_time_of_each(folder: Path, monkeypatch:
     monkeypatch.setattr(reading, "vary", slow)
     monkeypatch.setattr(budget, "clock", lambda: now[0])
     images = open_dataset(folder, fractions=None)
-    cost = ReadingCost(images, others=0, channels=1, to_read=0.1, workers=2)
+    cost = ReadingCost(images, others=0, channels=1, to_read=0.1, to_evaluate=0.1, workers=2)
     before = torch.random.get_rng_state()
     assert cost.of_each((20, 30), "trivial") == pytest.approx(0.005)  # pads and crops what is held
     assert cost.of_each((80, 80), "trivial") == pytest.approx(0.105)  # crops what it reads

@@ -409,7 +409,7 @@ class ImageLoader:
         self.failures: dict[str, str] = {}
         self._position = _Position()
         self._resumed: _Position | None = None
-        reader = _Reader(dataset, preprocessing, augmentation)
+        reader = _Reader(dataset, preprocessing, augmentation, training=schedule.order is not None)
         values = math.prod(preprocessing.size) * preprocessing.channels
         image_bytes = values * np.dtype(preprocessing.pixel_type).itemsize
         if not augmentation.resized_crop and len(dataset) * image_bytes <= held_bytes:
@@ -560,14 +560,21 @@ class _Reader:
         images: Where they come from.
         preprocessing: How they are fitted to their size.
         augmentation: Random changes to the training images.
+        training: Whether the images are trained on; others are read exactly.
     """
 
     def __init__(
-        self, dataset: ImageDataset, preprocessing: Preprocessing, augmentation: Augmentation
+        self,
+        dataset: ImageDataset,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        training: bool,
     ) -> None:
         self.dataset = dataset
         self.preprocessing = preprocessing
         self.augmentation = augmentation
+        self.training = training
         self.held: NDArray[Any] | None = None
         self.held_failures: dict[int, str] = {}
 
@@ -578,7 +585,7 @@ class _Reader:
 
         from skipnets.data.augmentation import Augmentation
 
-        plain = _Reader(self.dataset, self.preprocessing, Augmentation())
+        plain = _Reader(self.dataset, self.preprocessing, Augmentation(), training=self.training)
         count = len(self.dataset)
         positions = np.split(np.arange(count), range(_HELD_AT_ONCE, count, _HELD_AT_ONCE))
         parts = [(0, Draws(part, np.zeros(len(part), bool))) for part in positions]
@@ -677,6 +684,8 @@ class _Reader:
                         interpolation=self.preprocessing.interpolation,
                         mirror=mirrored and self.augmentation.mirror,
                     )
+                elif self.training:
+                    pixels[len(read)] = self.preprocessing.training_pixels(source)
                 else:
                     pixels[len(read)] = self.preprocessing.pixels(source)
             except ImageDecodeError as error:

@@ -26,6 +26,7 @@ from skipnets.data.decoding import (
     ImageDecodeError,
     Source,
     open_image,
+    open_region,
     read_values,
     source_name,
     window_values,
@@ -259,27 +260,63 @@ class Preprocessing:
         if self.dims != 2:
             return self.fitted_volume(self.open_volume(image))
         opened = self.open(image)
-        resized_width, resized_height, _, _ = self._layout(*opened.size)
-        if resized_width * resized_height > MAX_PIXELS:
-            (width, height), (rows, columns) = opened.size, self.height_width
+        self._check_layout(*opened.size)
+        if isinstance(opened, WindowedImage):
+            return self._fitted_values(opened)
+        return self._fitted(opened, size=opened.size)
+
+    def training_pixels(self, image: Source) -> NDArray[Any]:
+        """As `pixels`, of a large JPEG in a fraction of the time: for training, where that is most of it.
+
+        It is decoded at 1/2, 1/4 or 1/8 of its size where that is still twice as fine as the input (see
+        `open_region`); pixels differ by less than a gray level on average.
+
+        Raises:
+            ImageDecodeError: It cannot be read.
+        """
+        keeps_pixels = self.fit == "center" or self.interpolation == "nearest"
+        if self.dims != 2 or self.window is not None or keeps_pixels:
+            return self.pixels(image)
+        sizes: list[tuple[int, int]] = []
+
+        def whole(width: int, height: int) -> Box:
+            self._check_layout(width, height)
+            sizes.append((width, height))
+            return 0, 0, width, height
+
+        height, width = (math.ceil(side / self.crop_fraction) for side in self.size)
+        opened, (left, top, right, bottom) = open_region(
+            image, whole, size=(height, width), channels=self.channels
+        )
+        box = left, top, min(right, opened.width), min(bottom, opened.height)
+        return self._fitted(opened, size=sizes[0], box=box)
+
+    def _check_layout(self, width: int, height: int) -> None:
+        if self.resized_pixels(width, height) > MAX_PIXELS:
+            rows, columns = self.height_width
             raise ImageDecodeError(
                 f"image of {height}×{width} pixels: too elongated to be cut to {rows}×{columns}"
             )
-        if isinstance(opened, WindowedImage):
-            return self._fitted_values(opened)
-        return self._fitted(opened)
 
     def resized_pixels(self, width: int, height: int) -> int:
         """How many pixels an image has after the resize, of which the input may be a small part."""
         resized_width, resized_height, _, _ = self._layout(width, height)
         return resized_width * resized_height
 
-    def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An image of 8 bits at the input's size."""
+    def _fitted(
+        self, image: Image.Image, *, size: tuple[int, int], box: Box | None = None
+    ) -> NDArray[np.uint8]:
+        """An image of 8 bits at the input's size.
+
+        Args:
+            image: The image, which may have been reduced as it was decoded.
+            size: Its width and height without that.
+            box: Where in it the image lies; None if it is all of it.
+        """
         height, width = self.height_width
-        resized_width, resized_height, left, top = self._layout(*image.size)
+        resized_width, resized_height, left, top = self._layout(*size)
         if image.size != (resized_width, resized_height):
-            image = image.resize((resized_width, resized_height), INTERPOLATIONS[self.interpolation])
+            image = image.resize((resized_width, resized_height), INTERPOLATIONS[self.interpolation], box)
         if left < 0 or top < 0:
             canvas = Image.new(image.mode, (width, height), self._padding_color())
             canvas.paste(image, (-left, -top))

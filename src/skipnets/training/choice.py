@@ -114,8 +114,18 @@ def choose(
     together = device_count(config.devices, config.accelerator) > 1
     workers = min(max(usable_cores() if config.workers is None else config.workers, 1), usable_cores())
     # Processes that train together must decide alike.
-    to_read = 0.0 if together else seconds_to_read(train, sides, channels=channels) / workers
-    cost = ReadingCost(train, others=len(val), channels=channels, to_read=to_read, workers=workers)
+    to_read, to_evaluate = (
+        0.0 if together else seconds_to_read(train, sides, channels=channels, exactly=exactly) / workers
+        for exactly in (False, True)
+    )
+    cost = ReadingCost(
+        train,
+        others=len(val),
+        channels=channels,
+        to_read=to_read,
+        to_evaluate=to_evaluate,
+        workers=workers,
+    )
 
     def with_reading(seconds: float, size: tuple[int, ...], augmentation: str | None) -> float:
         # Reading and computing take turns on a processor, and go on at once beside a GPU.
@@ -125,7 +135,8 @@ def choose(
     if config.time:
         total = parse_duration(config.time)
     else:  # a volume counts as the image of as many pixels
-        read_once = to_read * len(dataset) if cost.is_held(sides, config.augmentation) else 0.0
+        held = cost.is_held(sides, config.augmentation)
+        read_once = cost.before(sides, config.augmentation) + held * to_evaluate * len(test)
         total = default_seconds(len(train), math.sqrt(math.prod(sides)), reading=read_once)
 
     def measured(candidate: Candidate, precision: Precision) -> float:
@@ -188,7 +199,7 @@ def choose(
 
     def plan_with(speed: float | None, augmentation: str | None) -> tuple[budget.EpochPlan, float]:
         expected = _ASSUMED_SECONDS_PER_IMAGE if speed is None else speed
-        ends = started + total - budget.finish_seconds(len(test), expected, to_read=to_read)
+        ends = started + total - budget.finish_seconds(len(test), expected, to_read=to_evaluate)
         starting = budget.GPU_START_SECONDS if device.type == "cuda" else 0.0
         left = ends - budget.clock() - starting - cost.before(sides, augmentation)
         plan = budget.plan_epochs(
@@ -232,7 +243,7 @@ def choose(
         precision=precision,
         training_ends=ends,
         seconds_per_image=speed,
-        reading=Reading(seconds_per_image=to_read, before=before),
+        reading=Reading(seconds_per_image=to_evaluate, before=before),
     )
 
 

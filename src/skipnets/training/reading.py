@@ -29,7 +29,7 @@ class Reading:
     """What reading adds to the time of a training.
 
     Attributes:
-        seconds_per_image: Of reading an image, all workers together.
+        seconds_per_image: Of reading an image exactly, as for the test, all workers together.
         before: Seconds before the first step, in which images that are held in memory are all read.
     """
 
@@ -40,13 +40,16 @@ class Reading:
 NOT_MEASURED = Reading()
 
 
-def seconds_to_read(train: ImageDataset, size: tuple[int, ...], *, channels: int) -> float:
+def seconds_to_read(
+    train: ImageDataset, size: tuple[int, ...], *, channels: int, exactly: bool = False
+) -> float:
     """Seconds in which one thread reads a training image: the mean over a few; 0 where they are in memory.
 
     Args:
         train: The training images.
         size: Of the input.
         channels: Of the input.
+        exactly: As for validation and test; otherwise as for training, which reads large JPEGs faster.
     """
     if train.images is not None:
         return 0.0
@@ -60,7 +63,7 @@ def seconds_to_read(train: ImageDataset, size: tuple[int, ...], *, channels: int
             if reading is None:
                 train.values(index, channels)
             else:
-                reading.pixels(train.source(index))
+                (reading.pixels if exactly else reading.training_pixels)(train.source(index))
         except ImageDecodeError:  # it is named when training reads it
             continue
         seconds.append(budget.clock() - start)
@@ -85,7 +88,8 @@ class ReadingCost:
         train: The training images.
         others: Number of validation images, which are read as well.
         channels: Of the input.
-        to_read: Seconds that reading an image takes, all workers together.
+        to_read: Seconds that reading a training image takes, all workers together.
+        to_evaluate: Likewise, a validation image.
         workers: How many these are.
         held_bytes: The most memory that decoded images may take.
     """
@@ -97,6 +101,7 @@ class ReadingCost:
         others: int,
         channels: int,
         to_read: float,
+        to_evaluate: float,
         workers: int,
         held_bytes: int = HELD_BYTES,
     ) -> None:
@@ -104,6 +109,7 @@ class ReadingCost:
         self.others = others
         self.channels = channels
         self.to_read = to_read
+        self.to_evaluate = to_evaluate
         self.workers = workers
         self.held_bytes = held_bytes
         self._varying: dict[tuple[str, tuple[int, ...]], float] = {}
@@ -117,7 +123,9 @@ class ReadingCost:
 
     def before(self, size: tuple[int, ...], augmentation: str | None) -> float:
         """Seconds before the first step."""
-        return self.to_read * (len(self.train) + self.others) if self.is_held(size, augmentation) else 0.0
+        if not self.is_held(size, augmentation):
+            return 0.0
+        return self.to_read * len(self.train) + self.to_evaluate * self.others
 
     def of_each(self, size: tuple[int, ...], augmentation: str | None) -> float:
         """Seconds of a training image beside the network's, where images are not held as they are."""
