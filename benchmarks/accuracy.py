@@ -11,7 +11,7 @@ images of the size that `datasets.py` names; `skipnets` chooses by itself. `accu
 peer's defaults are. The budget is processor time: user and system of the whole command and all that it
 starts, from imports to the evaluation on the test images. `skipnets` is told its time, and measures it with
 the processor's clock here, so that it gets its share of a busy machine, too. A peer gets as many epochs as
-fit, by a run of one epoch that is not counted, so that its schedule ends within the budget: at most 5% above
+fit, by two short runs that are not counted, so that its schedule ends within the budget: at most 5% above
 it, and less than an epoch below. Where a run was more than 5% off although another time or number of epochs
 would have been nearer, it is done once more, and the second counts. The table shows the processor time as a
 share of the budget.
@@ -150,9 +150,7 @@ class Bench:
         """Train a peer for as many epochs as fit."""
         key = f"{program}|{name}"
         if key not in self.epoch_times:
-            probe = self.train_peer(program, name, epochs=1, seed=0)
-            each = probe["epoch_seconds"]
-            self.epoch_times[key] = {"epoch": each, "rest": probe["processor_seconds"] - each}
+            self.epoch_times[key] = self.probe_epochs(program, name, budget)
         times = self.epoch_times[key]
         for attempt in (1, 2):
             epochs = fitting_epochs(budget, times["rest"], times["epoch"])
@@ -164,6 +162,17 @@ class Bench:
                 break
         write(self.epochs, self.epoch_times)
         return result
+
+    def probe_epochs(self, program: str, name: str, budget: float) -> dict[str, float]:
+        """The processor time of an epoch and of all else, by two short runs: of one epoch, and of some."""
+        one = self.train_peer(program, name, epochs=1, seed=0)
+        more = max(
+            3,
+            fitting_epochs(budget / 4, one["processor_seconds"] - one["epoch_seconds"], one["epoch_seconds"]),
+        )
+        some = self.train_peer(program, name, epochs=more, seed=0)
+        each = (some["processor_seconds"] - one["processor_seconds"]) / (more - 1)
+        return {"epoch": each, "rest": some["processor_seconds"] - more * each}
 
     def train_peer(self, program: str, name: str, *, epochs: int, seed: int) -> dict[str, Any]:
         """Train and test a peer in its environment."""
