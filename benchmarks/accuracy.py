@@ -13,8 +13,8 @@ starts, from imports to the evaluation on the test images. `skipnets` is told it
 the processor's clock here, so that it gets its share of a busy machine, too. A peer gets as many epochs as
 fit, by two short runs that are not counted, so that its schedule ends within the budget: at most 5% above
 it, and less than an epoch below. Where a run was more than 5% off although another time or number of epochs
-would have been nearer, it is done once more, and the second counts. The table shows the processor time as a
-share of the budget.
+would have been nearer, it is done once more, and the second counts. The table shows the processor time where
+it is more than 5% off.
 
 Peers take 15% of the training images for validation, the same for all, other ones for each seed; `skipnets`
 divides the training folder by itself. The peers' environment, `OUT/peers`, is built at first, with the torch
@@ -28,7 +28,7 @@ command goes on after an interruption. `--again skipnets` forgets a program's ce
     python benchmarks/accuracy.py datasets --out accuracy --results docs/data/equal-time.json \
         --docs docs/results.md --seeds 0 1 2
 
-Compared are cells of the same processor: all of a seed are measured on one.
+All cells of a seed are measured on one processor, or they could not be compared.
 """
 
 from __future__ import annotations
@@ -329,14 +329,16 @@ def table(
 
 
 def measured_with(cells: Sequence[dict[str, Any]]) -> str:
-    """The seeds, processors and versions of cells, as a sentence."""
+    """The number of seeds, processors and versions of cells, as a sentence."""
+    if not cells:
+        return "Nothing has been measured."
     versions = {"torch": {cell["torch"] for cell in cells}}
     for cell in cells:
         for name, version in cell.get("versions", {}).items():
             versions.setdefault(name, set()).add(version)
     processors = sorted({cell["processor"] for cell in cells})
     listed = ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in sorted(versions.items()))
-    return f"{'; '.join(processors)}; {listed}."
+    return f"{' and '.join(processors)}; {listed}."
 
 
 def comparison(means: dict[str, dict[str, float]], sets: Sequence[str]) -> Iterator[str]:
@@ -379,6 +381,11 @@ def main() -> None:
     bench = Bench(options.data, out, options.results or out / "results.json", options.core)
     for program in options.again:
         bench.forget(program)
+    for key, cell in bench.cells.items():
+        if int(key.split("|")[3]) in options.seeds and cell["processor"] != bench.machine["processor"]:
+            parser.error(f"{key} was measured on {cell['processor']}: name other seeds")
+    if options.docs is not None and BEGIN not in options.docs.read_text(encoding="utf-8"):
+        parser.error(f"{options.docs} has no {BEGIN}")
     if not options.table:
         # A set and seed of all programs in a row: what else the machine does changes little in between.
         for seed in options.seeds:

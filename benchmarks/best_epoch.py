@@ -28,8 +28,9 @@ from scipy import stats
 
 from skipnets.data.loading import validation_loader
 from skipnets.data.sources import open_dataset
+from skipnets.machine import processor
 from skipnets.training import TrainConfig, budget, train
-from skipnets.training.best_epoch import tolerance
+from skipnets.training.best_epoch import Resolution
 from skipnets.training.callbacks import Record
 
 Epochs = list[dict[str, float]]
@@ -103,6 +104,8 @@ def measure(data: Path, each: int, seed: int, seconds: float) -> dict[str, Any]:
             "loss": [row.val_loss for row in run.rows],
             "test": tested.accuracies,
             "kept": run.best_epoch,
+            "processor": processor(),
+            "torch": torch.__version__,
         }
 
 
@@ -115,7 +118,7 @@ def best(line: dict[str, Any]) -> int:
 def latest_near_best(line: dict[str, Any]) -> int:
     """The latest epoch that is at most a standard error, or an image, below the best accuracy."""
     highest = max(line["val"])
-    least = highest - tolerance(highest, line["validated"])
+    least = highest - Resolution(line["validated"], 1 / line["validated"]).tolerance(highest)
     return max(epoch for epoch, value in enumerate(line["val"]) if value >= least)
 
 

@@ -16,7 +16,13 @@ import torch
 from PIL import Image
 
 from skipnets.data import ImageDataset, Preprocessing, open_dataset
-from skipnets.data.loading import balanced, evaluation_batches, training_loader, validation_loader
+from skipnets.data.loading import (
+    EpochSchedule,
+    balanced,
+    evaluation_batches,
+    training_loader,
+    validation_loader,
+)
 from skipnets.errors import UserError
 
 PREPROCESSING = Preprocessing(16)
@@ -152,6 +158,19 @@ def test_two_passes_show_every_image_from_both_sides(
                 shown[position].append(both[1])
     assert 10 < sum(sides[0] for sides in shown.values()) < 30
     assert all(a != b for sides in shown.values() for a, b in itertools.pairwise(sides))
+
+
+def test_an_image_that_a_pass_shows_repeatedly_alternates():
+    rare = np.array([0] * 38 + [1] * 3)
+    schedule = EpochSchedule(41, balanced(rare), batch_size=8, seed=1)
+    for number in range(4):
+        schedule.set_epoch(number)
+        shown: dict[int, list[bool]] = {}
+        for _, draws in schedule:
+            for position, mirrored in zip(draws.positions.tolist(), draws.mirrored.tolist(), strict=True):
+                shown.setdefault(position, []).append(mirrored)
+        assert max(map(len, shown.values())) > 3
+        assert all(a != b for sides in shown.values() for a, b in itertools.pairwise(sides))
 
 
 @pytest.mark.parametrize(

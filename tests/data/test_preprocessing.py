@@ -295,7 +295,7 @@ def photograph(width: int, height: int, *, orientation: int = 1, mode: str = "RG
     shape = (height, width, 3)
     pixels = np.zeros(shape)
     for cells in (3, 12, 48):
-        blots = Image.fromarray(generator.integers(0, 256, (cells, cells, 3), np.uint8))
+        blots = Image.fromarray(255 * generator.integers(0, 2, (cells, cells, 3), np.uint8))
         pixels += np.asarray(blots.resize((width, height), Image.Resampling.BICUBIC)) / 3
     pixels = np.clip(pixels + generator.normal(0, 5, shape), 0, 255).astype(np.uint8)
     exif = Image.Exif()
@@ -326,10 +326,11 @@ def test_large_photographs_are_nearly_the_same_in_training(options, width, orien
         assert np.abs(preprocessing.training_pixels(source) - other).mean() > 2 * difference.mean()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["small", "png", "array", "gray", "as it is", "nearest"])
-def test_all_else_is_the_same_in_training(kind):
+def test_all_else_is_the_same_in_training(kind, channels):
     options = {"as it is": {"fit": "center"}, "nearest": {"interpolation": "nearest"}}.get(kind, {})
-    preprocessing = Preprocessing(64, **options)
+    preprocessing = Preprocessing(64, channels=channels, **options)
     source: object = photograph(*((150, 120) if kind in ("small", "gray") else (600, 500)))
     if kind == "gray":
         source = photograph(150, 120, mode="L")

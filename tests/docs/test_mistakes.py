@@ -25,7 +25,7 @@ from skipnets.models import DenseNet, create_model
 from skipnets.models.densenet import BasicDenseLayer, DenseLayer, Transition
 from skipnets.models.resnet import PadShortcut
 from skipnets.training import TrainConfig, train
-from skipnets.training.best_epoch import best_row
+from skipnets.training.best_epoch import Resolution, best_row
 
 from .selection import simulate
 
@@ -368,7 +368,7 @@ def test_our_training_is_blind_to_the_test_split(tmp_path: Path) -> None:
         run = train(config)
         weights.append(load(run.model).model.state_dict())
         scores.append(run.scores["accuracy"])
-        best = best_row(run.rows, "accuracy", 20)
+        best = best_row(run.rows, "accuracy", Resolution(20, 1 / 20))
         assert best is not None
         assert run.best_epoch == best.epoch
     assert weights[0].keys() == weights[1].keys()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipnets.training.best_epoch import best_row, effective_images
+from skipnets.training.best_epoch import Resolution, best_row
 from skipnets.training.run import Row
 
 
@@ -22,12 +22,16 @@ def row(epoch: int, loss: float, accuracy: float, balanced: float | None = None)
     )
 
 
+def resolution(images: int) -> Resolution:
+    return Resolution(images, 1 / images)
+
+
 def test_the_best_epoch_and_its_ties() -> None:
     rows = [row(1, 0.8, 0.5, 0.9), row(2, 0.9, 0.6), row(3, 0.9, 0.4), row(4, 0.9, 0.4), row(5, 0.1, 0.4)]
-    assert best_row(rows, "loss", 10) == rows[4]
-    assert best_row(rows[:4], "loss", 10) == rows[0]
-    assert best_row(rows, "balanced-accuracy", 1000) == rows[0]
-    assert best_row([], "accuracy", 10) is None
+    assert best_row(rows, "loss", resolution(10)) == rows[4]
+    assert best_row(rows[:4], "loss", resolution(10)) == rows[0]
+    assert best_row(rows, "balanced-accuracy", resolution(1000)) == rows[0]
+    assert best_row([], "accuracy", resolution(10)) is None
 
 
 @pytest.mark.parametrize(
@@ -42,19 +46,19 @@ def test_the_best_epoch_and_its_ties() -> None:
 def test_the_latest_epoch_within_a_standard_error_of_the_best_accuracy(images: int, kept: int) -> None:
     accuracies = [0.8, 0.79, 0.765, 0.68, 0.65]
     rows = [row(epoch, 1.0, accuracy) for epoch, accuracy in enumerate(accuracies, 1)]
-    assert best_row(rows, "accuracy", images) == rows[kept - 1]
+    assert best_row(rows, "accuracy", resolution(images)) == rows[kept - 1]
 
 
 @pytest.mark.parametrize("images", [10, 212, 100_000])
 def test_one_image_chooses_nothing(images: int) -> None:
     right = [images, images - 2, images - 1, images - 2]
     rows = [row(epoch, 1.0, float(np.float32(count / images))) for epoch, count in enumerate(right, 1)]
-    assert best_row(rows, "accuracy", images) == rows[2]
+    assert best_row(rows, "accuracy", resolution(images)) == rows[2]
 
 
 def test_of_ten_images_one_that_was_right_by_luck_chooses_nothing() -> None:
     rows = [row(epoch, 2.0, accuracy) for epoch, accuracy in enumerate([0.1, 0.0, 0.1, 0.0, 0.0], 1)]
-    assert best_row(rows, "accuracy", 10) == rows[-1]
+    assert best_row(rows, "accuracy", resolution(10)) == rows[-1]
 
 
 @given(
@@ -70,18 +74,30 @@ def test_only_a_new_epoch_takes_the_place_of_the_best(right: list[int], losses: 
     ]
     before = None
     for count in range(1, len(rows) + 1):
-        best = best_row(rows[:count], by, 20)  # type: ignore[arg-type]
+        best = best_row(rows[:count], by, resolution(20))  # type: ignore[arg-type]
         assert best in (before, rows[count - 1])
         before = best
 
 
-def test_the_images_behind_a_balanced_accuracy() -> None:
+def test_every_image_right_with_float32s_rounding() -> None:
+    rows = [row(1, 1.0, 1.0000001192092896), row(2, 1.0, 0.5)]
+    assert best_row(rows, "balanced-accuracy", resolution(10)) == rows[0]
+
+
+def test_the_resolution_of_a_balanced_accuracy() -> None:
     """Against the standard deviation of simulated balanced accuracies."""
     labels = np.repeat([0, 1, 2], [200, 20, 5])
-    assert effective_images(labels, "accuracy") == 225
-    assert effective_images(np.zeros((7, 3), int), "balanced-accuracy") == 7
+    assert Resolution.of(labels, "accuracy") == Resolution(225, 1 / 225)
+    assert Resolution.of(np.zeros((7, 3), int), "balanced-accuracy") == Resolution(7, 1 / 7)
     generator = np.random.default_rng(0)
     right = generator.random((20_000, len(labels))) < 0.7
     balanced = np.mean([right[:, labels == label].mean(1) for label in range(3)], axis=0)
-    images = effective_images(labels, "balanced-accuracy")
-    assert (0.7 * 0.3 / images) ** 0.5 == pytest.approx(balanced.std(), rel=0.03)
+    found = Resolution.of(labels, "balanced-accuracy")
+    assert (0.7 * 0.3 / found.images) ** 0.5 == pytest.approx(balanced.std(), rel=0.03)
+    assert found.step == pytest.approx(1 / 15)  # an image of the class of five
+
+
+def test_one_image_of_a_rare_class_chooses_nothing() -> None:
+    labels = np.repeat([0, 1, 2], [50, 50, 2])
+    rows = [row(1, 1.0, 0.9, 1.0), row(2, 1.0, 0.9, 1 - 1 / 6), row(3, 1.0, 0.9, 1 - 1 / 6 - 0.01)]
+    assert best_row(rows, "balanced-accuracy", Resolution.of(labels, "balanced-accuracy")) == rows[1]

@@ -1,5 +1,7 @@
 """How training images are varied, drawn by torchvision.transforms.v2 from PyTorch's global generator.
 
+Which are mirrored is given: `skipnets.data.loading` decides that for all passes.
+
 N batch, H height, W width, C channels; images are channels last, uint8 or, of more bits or bands, float32
 from 0 to 255.
 """

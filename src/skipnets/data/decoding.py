@@ -259,7 +259,12 @@ def window_values(values: Values, low: NDArray[np.float64], high: NDArray[np.flo
 
 @overload
 def open_region(
-    source: Source, choose_box: Callable[[int, int], Box], *, size: tuple[int, int], channels: int
+    source: Source,
+    choose_box: Callable[[int, int], Box],
+    *,
+    size: tuple[int, int],
+    channels: int,
+    luma: bool = True,
 ) -> tuple[Image.Image, Box]: ...
 
 
@@ -271,6 +276,7 @@ def open_region(
     size: tuple[int, int],
     channels: int,
     decode_jpeg: JPEGDecoder | None,
+    luma: bool = True,
 ) -> tuple[Image.Image | NDArray[np.uint8], Box]: ...
 
 
@@ -281,6 +287,7 @@ def open_region(
     size: tuple[int, int],
     channels: int,
     decode_jpeg: JPEGDecoder | None = None,
+    luma: bool = True,
 ) -> tuple[Image.Image | NDArray[np.uint8], Box]:
     """Read only as much of an image as a crop of it needs: for training, where speed beats sharpness.
 
@@ -296,6 +303,8 @@ def open_region(
         channels: 1 or 3.
         decode_jpeg: A faster decoder than Pillow's for JPEGs that are needed as they are: upright, whole, in
             RGB. What it refuses with a ValueError, Pillow gets.
+        luma: Whether the luma of a color JPEG will do for gray, which saves decoding its colors: where these
+            are strong, it is some levels off the gray of `open_image`.
 
     Returns:
         The image, upright and perhaps reduced, and where in it the box lies. What `decode_jpeg` gave comes
@@ -318,7 +327,7 @@ def open_region(
             with suppress(ValueError):  # Pillow may be more lenient, and it says what is wrong
                 return decode_jpeg(data), (left, top, right, bottom)
         drafted = image.draft(
-            "L" if channels == 1 else None,
+            "L" if channels == 1 and luma else None,
             (ceil(image.width / reduction), ceil(image.height / reduction)),
         )
         # The box that draft returns has fractional edges where the size is no multiple of the scale.

@@ -251,7 +251,7 @@ class Draws(NamedTuple):
 
     Attributes:
         positions: (n,) theirs among all images.
-        mirrored: (n,) which are mirrored, where images are.
+        mirrored: (n,) whether each is mirrored, by an augmentation that mirrors.
     """
 
     positions: NDArray[np.int64]
@@ -324,12 +324,12 @@ class EpochSchedule:
         ]
         for number, batches in enumerate(zip(*by_share, strict=True)):
             for share, batch in zip(self.mine, batches, strict=True):
-                passes, positions = np.divmod(batch, self.count)
-                yield share, number, Draws(positions, self.mirrored_first[positions] ^ (passes % 2 == 1))
+                turns, positions = np.divmod(batch, self.count)
+                yield share, number, Draws(positions, self.mirrored_first[positions] ^ (turns % 2 == 1))
 
     @functools.cached_property
     def mirrored_first(self) -> NDArray[np.bool_]:
-        """Which images are mirrored in the first pass, and in every other one; the rest in those between.
+        """Which images are mirrored the first time, and every other time; the rest the times between.
 
         So an image is seen from both sides in any two passes, which teaches more than a coin for each of them
         (Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498: alternating flip).
@@ -347,14 +347,15 @@ class EpochSchedule:
     def _epoch(self, order: Order) -> NDArray[np.int64]:
         """The epoch's part of an endless row of passes, each with an order of its own.
 
-        The image at a position in a pass is the number (pass · images + position).
+        An image is the number (turn · images + position): its turn is that of the pass and, where an order
+        has it several times, of its repetition.
         """
         start, end = self.epoch * self.epoch_images, (self.epoch + 1) * self.epoch_images
         first, last = start // self.count, (end - 1) // self.count
-        passes = [
-            number * self.count + order(np.random.default_rng((self.seed, number)))
-            for number in range(first, last + 1)
-        ]
+        passes = []
+        for number in range(first, last + 1):
+            drawn = order(np.random.default_rng((self.seed, number)))
+            passes.append((number + _repetitions(drawn)) * self.count + drawn)
         return np.concatenate(passes)[start - first * self.count : end - first * self.count]
 
     def __len__(self) -> int:
@@ -366,6 +367,16 @@ class EpochSchedule:
         for share, number, batch in islice(self.batches(), start, None):
             sequence = np.random.SeedSequence((self.seed, self.epoch, share, number))
             yield int(sequence.generate_state(1, np.uint64)[0]), batch
+
+
+def _repetitions(positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each of them came before: (n,)."""
+    by_position = np.argsort(positions, kind="stable")
+    is_new = np.diff(positions[by_position], prepend=-1) != 0
+    starts = np.flatnonzero(is_new)
+    found = np.empty_like(positions)
+    found[by_position] = np.arange(len(positions)) - starts[np.cumsum(is_new) - 1]
+    return found
 
 
 class ImageLoader:
@@ -647,7 +658,7 @@ class _Reader:
         return np.empty(shape, dtype=self.preprocessing.pixel_type)
 
     def _read(self, batch: Draws) -> tuple[NDArray[Any], Draws, Failures]:
-        """The pixels (N, H, W, C) of the images that can be read, these, and the others."""
+        """The images that can be read, their pixels (N, H, W, C) first, and the failures of the others."""
         failures: Failures = []
         if self.held is not None:
             if self.held_failures:
@@ -671,7 +682,12 @@ class _Reader:
                     height, width = size
                     if self.preprocessing.window is None:
                         image, box = open_region(
-                            source, draw_box, size=(height, width), channels=channels, decode_jpeg=decode_jpeg
+                            source,
+                            draw_box,
+                            size=(height, width),
+                            channels=channels,
+                            decode_jpeg=decode_jpeg,
+                            luma=False,
                         )
                     else:
                         opened = self.preprocessing.open(source)

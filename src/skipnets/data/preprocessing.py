@@ -286,7 +286,7 @@ class Preprocessing:
 
         height, width = (math.ceil(side / self.crop_fraction) for side in self.size)
         opened, (left, top, right, bottom) = open_region(
-            image, whole, size=(height, width), channels=self.channels
+            image, whole, size=(height, width), channels=self.channels, luma=False
         )
         box = left, top, min(right, opened.width), min(bottom, opened.height)
         return self._fitted(opened, size=sizes[0], box=box)

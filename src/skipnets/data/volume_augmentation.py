@@ -1,5 +1,7 @@
 """How signals and volumes are varied in training, drawn from PyTorch's global generator.
 
+Which are mirrored is given: `skipnets.data.loading` decides that for all passes.
+
 N batch, C channels, L length, D depth, H height, W width; channels are last, values run from 0 to 255.
 """
 

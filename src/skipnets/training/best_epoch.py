@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -23,7 +24,38 @@ MONITORED: Mapping[BestBy, tuple[str, Literal["min", "max"]]] = {
 }
 
 
-def best_row(rows: Sequence[Row], best_by: BestBy, images: float) -> Row | None:
+@dataclass(frozen=True)
+class Resolution:
+    """How finely an accuracy on validation images distinguishes epochs.
+
+    Attributes:
+        images: Of how many images a plain accuracy has the same standard error.
+        step: What one image changes.
+    """
+
+    images: float
+    step: float
+
+    @classmethod
+    def of(cls, labels: NDArray[np.int64], best_by: BestBy) -> Resolution:
+        """That of validation images with these (N,) classes, or (N, K) labels.
+
+        The balanced accuracy of K classes is the mean of their K shares: its variance is the sum of those of
+        the shares, divided by K², and an image of the rarest class changes it most.
+        """
+        if best_by != "balanced-accuracy" or labels.ndim > 1:
+            return cls(images=len(labels), step=1 / len(labels))
+        counts = np.unique(labels, return_counts=True)[1]
+        classes = len(counts)
+        return cls(images=float(classes**2 / (1 / counts).sum()), step=float(1 / (classes * counts.min())))
+
+    def tolerance(self, accuracy: float) -> float:
+        """The standard error of an accuracy, but at least what one image changes, and float32's rounding."""
+        variance = max(accuracy * (1 - accuracy), 0) / self.images  # float32 has accuracies above 1, too
+        return max(math.sqrt(variance), self.step) + 1e-6
+
+
+def best_row(rows: Sequence[Row], best_by: BestBy, resolution: Resolution) -> Row | None:
     """The epoch to keep.
 
     It is the best one by the metric, of equal ones that with the lower validation loss, then the earlier. By
@@ -37,32 +69,13 @@ def best_row(rows: Sequence[Row], best_by: BestBy, images: float) -> Row | None:
     Args:
         rows: Epochs so far, in order.
         best_by: The metric.
-        images: From how many validation images an accuracy is; see `effective_images`.
+        resolution: Of an accuracy on the validation images.
     """
     best = max(rows, key=lambda row: _rank(row, best_by), default=None)
     if best is None or best_by not in ("accuracy", "balanced-accuracy"):
         return best
-    least = _value(best, best_by) - tolerance(_value(best, best_by), images)
+    least = _value(best, best_by) - resolution.tolerance(_value(best, best_by))
     return next(row for row in reversed(rows) if _value(row, best_by) >= least)
-
-
-def tolerance(accuracy: float, images: float) -> float:
-    """The standard error of an accuracy, but at least an image's share, and what float32 rounds off."""
-    return max(math.sqrt(accuracy * (1 - accuracy) / images), 1 / images) + 1e-6
-
-
-def effective_images(labels: NDArray[np.int64], best_by: BestBy) -> float:
-    """How many images give an accuracy the standard error that the metric has.
-
-    Args:
-        labels: (N,) classes of the validation images, or (N, K) labels.
-        best_by: The metric. The balanced accuracy of K classes with n each is a mean of K shares, whose
-            variance is the sum of those of 1 / n, divided by K².
-    """
-    if best_by != "balanced-accuracy" or labels.ndim > 1:
-        return len(labels)
-    counts = np.unique(labels, return_counts=True)[1]
-    return float(len(counts) ** 2 / (1 / counts).sum())
 
 
 def _value(row: Row, best_by: BestBy) -> float:

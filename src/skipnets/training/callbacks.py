@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from skipnets.models.backbone import Backbone
-from skipnets.training.best_epoch import MONITORED, best_row
+from skipnets.training.best_epoch import MONITORED, Resolution, best_row
 from skipnets.training.config import BestBy
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import DivergenceError, average_note, message
@@ -105,12 +105,12 @@ class Patience(EarlyStopping):
 class Record(Callback):
     """Collects one row per epoch, writes `metrics.csv`, and `model.safetensors` after every new best epoch.
 
-    See `best_row` for what that is.
+    `best_row` says which epoch is the best.
 
     Args:
         run: The run to write to.
         best_by: The metric that picks the best epoch.
-        images: From how many validation images an accuracy is; see `effective_images`.
+        resolution: Of an accuracy on the validation images.
         epochs: Maximum number of epochs.
         average: Averaged weights to save; None saves the task's own.
         save: Saves a model and the row of its epoch as the run's best.
@@ -123,7 +123,7 @@ class Record(Callback):
         run: Run,
         *,
         best_by: BestBy,
-        images: float,
+        resolution: Resolution,
         epochs: int,
         average: Averaging | None,
         save: Callable[[Backbone[Any], Row], None],
@@ -132,7 +132,7 @@ class Record(Callback):
     ) -> None:
         self.run = run
         self.best_by: BestBy = best_by
-        self.validated = images
+        self.resolution = resolution
         self.epochs = epochs
         self.average = average
         self.save = save
@@ -226,7 +226,7 @@ class Record(Callback):
 
     def best(self) -> Row | None:
         """The best epoch so far."""
-        return best_row(self.rows, self.best_by, self.validated)
+        return best_row(self.rows, self.best_by, self.resolution)
 
     def epochs_so_far(self) -> tuple[list[Row], int]:
         """The rows, and the number of the best epoch; 0 before the first."""

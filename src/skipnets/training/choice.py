@@ -114,10 +114,13 @@ def choose(
     together = device_count(config.devices, config.accelerator) > 1
     workers = min(max(usable_cores() if config.workers is None else config.workers, 1), usable_cores())
     # Processes that train together must decide alike.
-    to_read, to_evaluate = (
-        0.0 if together else seconds_to_read(train, sides, channels=channels, exactly=exactly) / workers
-        for exactly in (False, True)
-    )
+
+    def reading_seconds(*, exactly: bool) -> float:
+        how = {"fit": config.fit, "interpolation": config.interpolation}
+        return seconds_to_read(train, sides, channels=channels, exactly=exactly, **how) / workers
+
+    to_read = 0.0 if together else reading_seconds(exactly=False)
+    to_evaluate = 0.0 if together else reading_seconds(exactly=True)
     cost = ReadingCost(
         train,
         others=len(val),

@@ -323,7 +323,7 @@ class TrainConfig:
     """With several labels an image, how the probability from which on a label counts as present is chosen on
     validation images: f1 (the default), youden, sensitivity=0.9 or specificity=0.9, or one number for all."""
     patience: Annotated[int, Field(ge=0)] | None = None
-    """Stop after this many epochs without a better one; 0 never stops early."""
+    """Stop after this many epochs without a new best value of `best_by`; 0 never stops early."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed: the same seed on the same machine gives the same result."""
 

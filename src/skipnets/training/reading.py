@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,13 @@ NOT_MEASURED = Reading()
 
 
 def seconds_to_read(
-    train: ImageDataset, size: tuple[int, ...], *, channels: int, exactly: bool = False
+    train: ImageDataset,
+    size: tuple[int, ...],
+    *,
+    channels: int,
+    fit: str | None = None,
+    interpolation: str | None = None,
+    exactly: bool = False,
 ) -> float:
     """Seconds in which one thread reads a training image: the mean over a few; 0 where they are in memory.
 
@@ -49,12 +56,16 @@ def seconds_to_read(
         train: The training images.
         size: Of the input.
         channels: Of the input.
+        fit: How images are fitted into it; None for the default.
+        interpolation: How they are resized; None for the default.
         exactly: As for validation and test; otherwise as for training, which reads large JPEGs faster.
     """
     if train.images is not None:
         return 0.0
     as_they_are = train.dims != 2 or train.bits > 8 or channels not in (1, 3)
-    reading = None if as_they_are else Preprocessing(size, channels=channels)
+    given = {"fit": fit, "interpolation": interpolation}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    reading = None if as_they_are else Preprocessing(size, channels=channels, **options)
     begin = budget.clock()
     seconds: list[float] = []
     for index in np.linspace(0, len(train) - 1, min(len(train), _IMAGES)).astype(int).tolist():

@@ -28,7 +28,7 @@ from skipnets.terminal import printable_lines
 from skipnets.training import budget
 from skipnets.training.announcement import Remarks, announcement
 from skipnets.training.batches import FirstBatch
-from skipnets.training.best_epoch import effective_images
+from skipnets.training.best_epoch import Resolution
 from skipnets.training.budget import TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
 from skipnets.training.checkpoints import StepCheckpoints, newest_checkpoint, shares_of
@@ -363,7 +363,7 @@ def _train_locked(
     record = Record(
         run,
         best_by=config.best_by,
-        images=effective_images(val_images.labels, config.best_by),
+        resolution=Resolution.of(val_images.labels, config.best_by),
         epochs=config.epochs,
         average=average,
         save=save,
