@@ -87,6 +87,15 @@ def test_undecodable_files_do_not_stop_the_others(serving: Serving) -> None:
     assert len(response.json()["predictions"]) == 2
 
 
+def test_what_would_have_no_effect_is_refused(serving: Serving) -> None:
+    client = serving()
+    image = make_image("red")
+    misspelled = client.post("/v1/predict", files=upload(image), params={"topk": "2"})
+    assert detail(misspelled, 422) == "topk: there is no such parameter; did you mean top_k?"
+    misplaced = client.post("/v1/predict", files=upload(image), data={"top_k": "2"})
+    assert detail(misplaced, 422) == "top_k: there is no such field"
+
+
 def test_top_k_is_bounded(serving: Serving) -> None:
     client = serving()
     for top_k in ("0", "101", "x", "-1"):

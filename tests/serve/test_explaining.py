@@ -52,6 +52,16 @@ def as_file(image: Image.Image) -> io.BytesIO:
     return file
 
 
+def test_what_would_have_no_effect_is_refused(client: httpx.Client) -> None:
+    for params, fields, said in (
+        ({"label": "bee"}, {}, "label: there is no such parameter"),
+        ({}, {"lable": "bee"}, "lable: there is no such field; did you mean label?"),
+    ):
+        image = {"file": as_file(make_image(40, 30))}
+        response = client.post("/v1/explain", files=image, params=params, data=fields)
+        assert (response.status_code, response.json()) == (422, {"detail": said})
+
+
 @pytest.mark.parametrize(
     ("size", "shown"), [((64, 48), (384, 288)), ((500, 400), (500, 400)), ((2048, 1000), (1024, 500))]
 )

@@ -7,7 +7,7 @@ import hashlib
 import importlib.resources
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect
 
 from skipnets.classifier import Classifier, Prediction, RegressionPrediction, as_classifier
-from skipnets.errors import UserError
+from skipnets.errors import UserError, near_matches
 from skipnets.machine import usable_cores
 from skipnets.serve.documentation import documentation_page
 from skipnets.serve.examples import Example
@@ -435,9 +435,10 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
         An image that cannot be read has an `error`; the others have their predictions. The status is 422
         only if none could be read.
         """
+        _check_names("parameter", request.query_params, {"top_k"})
         with service.admitted() as take:
             async with _read_form(request, limits.files) as form:
-                uploads = _uploads(form)
+                uploads = _uploads(form, set())
                 take(len(uploads))
                 predictions = await service.predict(uploads, top_k)
         answers: dict[str, Any] = {"predictions": [_answer(prediction) for prediction in predictions]}
@@ -460,12 +461,14 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
         """
         if service.state == "ready" and service.unexplained is not None:
             raise HTTPException(501, f"no Grad-CAM: {service.unexplained}")
+        _check_names("parameter", request.query_params, set())
         with service.admitted():
             async with _read_form(request, 1) as form:
+                uploads = _uploads(form, {"label"})
                 label = form.get("label")
                 try:
                     shown = await service.explain(
-                        _uploads(form)[0], label if isinstance(label, str) and label else None
+                        uploads[0], label if isinstance(label, str) and label else None
                     )
                 except UserError as error:
                     raise HTTPException(422, str(error)) from error
@@ -502,7 +505,18 @@ async def _read_form(request: Request, files: int) -> AsyncIterator[FormData]:
         await form.close()
 
 
-def _uploads(form: FormData) -> list[Upload]:
+def _check_names(kind: str, given: Iterable[str], known: Set[str]) -> None:
+    """Refuse what would have no effect, such as a misspelled name."""
+    for name in given:
+        if name not in known:
+            raise HTTPException(
+                422, f"{name[:_NAME_LENGTH]}: there is no such {kind}{near_matches(name, known)}"
+            )
+
+
+def _uploads(form: FormData, fields: Set[str]) -> list[Upload]:
+    """The files of a form, which may have these other fields."""
+    _check_names("field", (name for name, part in form.multi_items() if isinstance(part, str)), fields)
     uploads = [
         Upload((part.filename or "")[:_NAME_LENGTH], part.file)
         for _, part in form.multi_items()
