@@ -516,7 +516,6 @@ def _check_names(kind: str, given: Iterable[str], known: Set[str]) -> None:
 
 def _uploads(form: FormData, fields: Set[str]) -> list[Upload]:
     """The files of a form, which may have these other fields."""
-    _check_names("field", (name for name, part in form.multi_items() if isinstance(part, str)), fields)
     uploads = [
         Upload((part.filename or "")[:_NAME_LENGTH], part.file)
         for _, part in form.multi_items()
@@ -524,6 +523,7 @@ def _uploads(form: FormData, fields: Set[str]) -> list[Upload]:
     ]
     if not uploads:
         raise HTTPException(422, "there is no image: send each as a file, as in curl -F files=@image.jpg")
+    _check_names("field", (name for name, part in form.multi_items() if isinstance(part, str)), fields)
     return uploads
 
 
