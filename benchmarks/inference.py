@@ -44,6 +44,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from other_runtimes import other_candidates
 from skipnets.classifier import Classifier
@@ -85,11 +86,7 @@ def make_classifier(name: str, size: int) -> Classifier:
     """Random weights, and norms whose statistics are those of random images."""
     torch.manual_seed(0)
     model = create_model(name)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain mean of what was seen, nothing of the initial values
-    with torch.no_grad():
-        model(torch.randn(8, 3, size, size))
+    update_bn([torch.randn(8, 3, size, size)], model)
     return Classifier.from_model(
         model.eval(),
         classes=[f"class {index}" for index in range(model.num_classes)],
