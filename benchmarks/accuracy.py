@@ -381,7 +381,7 @@ def main() -> None:
     bench = Bench(options.data, out, options.results or out / "results.json", options.core)
     for program in options.again:
         bench.forget(program)
-    for key, cell in bench.cells.items():
+    for key, cell in () if options.table else bench.cells.items():
         if int(key.split("|")[3]) in options.seeds and cell["processor"] != bench.machine["processor"]:
             parser.error(f"{key} was measured on {cell['processor']}: name other seeds")
     if options.docs is not None and BEGIN not in options.docs.read_text(encoding="utf-8"):
