@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 import torch
 
 import skipnets
+from skipnets.classifier import Classifier
 from skipnets.data.augmentation import AUGMENTATIONS
 from skipnets.data.dataset import ImageDataset
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.duration import parse_duration
 from skipnets.errors import UserError
+from skipnets.models.factory import create_model
 from skipnets.models.registry import ModelConfig, model_config
 from skipnets.training import TrainConfig, budget, choice
 from skipnets.training import prepare as prepare_module
@@ -173,6 +177,18 @@ def test_reading_large_photographs_takes_its_part_of_the_time(
     assert read_again.seconds_per_image == pytest.approx((held.seconds_per_image or 0) + 0.1)
     without_time = prepare(open_config(tiny, model="resnet20", workers=2), data).config
     assert without_time.time == "90s"  # a minute, and 0.1 s for each of 300
+
+
+def test_speed_is_measured_at_the_size_of_ones_own_weights(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]], tmp_path: Path
+) -> None:
+    model = create_model("resnet8_w16", num_classes=2)
+    classifier = Classifier.from_model(model, classes=("x", "y"), preprocessing=Preprocessing((16, 24)))
+    classifier.save(tmp_path / "own.safetensors")
+    config = open_config(tiny, time="100s", weights=str(tmp_path / "own.safetensors"))
+    prepared = prepare(config, images(300, 80, 80))
+    assert prepared.preprocessing.size == (16, 24)
+    assert set(measured) == {("resnet8_w16", (16, 24))}
 
 
 def test_what_reads_and_varies_images_one_by_one_is_taken_where_time_is_left_for_it(

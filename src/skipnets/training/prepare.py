@@ -165,7 +165,9 @@ def prepare(
     precision = resolve_precision(config.precision, config.accelerator)
     own_sides = automatic and config.weights is None
     kept = LARGE_SIZE if own_sides else SMALL
-    natural = config.size or (LARGE_SIZE if networks else natural_size(train, kept=kept, elongated=own_sides))
+    natural = config.size or _size_of(config.weights)
+    if not natural:
+        natural = LARGE_SIZE if networks else natural_size(train, kept=kept, elongated=own_sides)
     small = max(_pair(natural)) <= SMALL
     static_model = SMALL_MODEL if small and config.weights is None else LARGE_MODEL
     static_model = RECIPES[config.recipe or "auto"].get("model", static_model)
@@ -394,6 +396,16 @@ def _network_of(weights: str | None) -> ModelConfig | None:
     except (UserError, KeyError):
         return None
     return config if config.name in REGISTRY else None
+
+
+def _size_of(weights: str | None) -> tuple[int, ...] | None:
+    """The input size of one of our model files or run folders; None for other weights."""
+    if weights is None or not Path(weights).exists():
+        return None
+    try:
+        return tuple(describe(weights)["preprocessing"]["size"])
+    except (UserError, KeyError):
+        return None
 
 
 def _reset_head_of_other_classes(model: Backbone[Any], weights: str, dataset: ImageDataset) -> None:
