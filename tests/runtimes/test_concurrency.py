@@ -147,7 +147,8 @@ if (child := os.fork()) == 0:
     found, wanted = dict(prediction.ranking), dict(expected.ranking)
     near = all(abs(found[label] - wanted[label]) < 1e-5 for label in wanted)
     os._exit(0 if near and prediction.label == expected.label else 1)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+sys.exit(f"the child ended with status {status}" if status else 0)
 """
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import weakref
+
 import numpy as np
 import pytest
 
@@ -40,3 +44,21 @@ def test_onnx_is_opened_for_the_size_that_the_classifier_prepares(exports: dict[
 )
 def test_an_image_size_that_makes_no_sense_is_not_opened_for(metadata: str | None) -> None:
     assert _image_size(metadata) is None
+
+
+def test_a_forked_process_leaves_its_parents_sessions_open(
+    exports: dict[str, Export], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing one waits forever for a lock that a thread of the parent held when it forked."""
+    classifier = load(exports["onnx"].path)
+    runtime = classifier.runtime
+    assert isinstance(runtime, OnnxRuntime)
+    of_parent = weakref.ref(runtime._size_session)
+    batch = classifier.preprocess([np.zeros((16, 16, 3), dtype=np.uint8)])
+    expected = runtime.logits(batch)
+    process = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: process + 1)
+    np.testing.assert_array_equal(runtime.logits(batch), expected)
+    assert runtime._size_session is not of_parent()
+    gc.collect()
+    assert of_parent() is not None

@@ -25,6 +25,9 @@ __all__ = ["OnnxRuntime", "open_session"]
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 _ERRORS_ONLY = 3
 _LARGEST = 1 << 16
+# Sessions of a forked process's parent. They are never closed there: closing takes locks that one of their
+# threads, which only the parent has, may have held at the moment of the fork. (One of 130 forks hung.)
+_inherited: list[object] = []
 
 
 class OnnxRuntime:
@@ -96,8 +99,9 @@ class OnnxRuntime:
         return self._run(FEATURES, batch)
 
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:
-        if self._process != os.getpid():
-            self._begin()  # forked: the sessions' threads stayed in the parent
+        if self._process != os.getpid():  # forked: the sessions' threads stayed in the parent
+            _inherited.append((self._size_session, self._any_size_session))
+            self._begin()
         session = self._size_session if batch.shape[2:] == self._size else self._any_size()
         result: NDArray[np.float32] = session.run([output], {self._input: np.ascontiguousarray(batch)})[0]
         return result
