@@ -154,7 +154,7 @@ def test_finetuning_starts_from_a_checkpoint(tiny: MakeConfig, tmp_path: Path) -
     save_file(donor.state_dict(), tmp_path / "donor.safetensors")
     config = tiny(weights=tmp_path / "donor.safetensors")
     prepared = prepare(config, images_in_memory(10, (8, 8, 3)))
-    assert (prepared.config.recipe, prepared.config.lr) == ("auto", 0.07)
+    assert (prepared.config.recipe, prepared.config.lr) == ("auto", 0.03)
     assert prepared.config.channels == 3
     ours, theirs = prepared.model.state_dict(), donor.state_dict()
     assert [name for name in ours if not np.array_equal(ours[name], theirs[name])] == [
