@@ -45,7 +45,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -299,7 +299,11 @@ def interval(values: Sequence[float]) -> float | None:
 def table(
     cells: dict[str, dict[str, Any]], programs: Sequence[str], sets: Sequence[str], budget: float
 ) -> str:
-    """All measured cells of a budget, in Markdown, and how `skipnets` compares with the best peer."""
+    """Cells of a budget, in Markdown, and how `skipnets` compares with the best peer.
+
+    Of a set, the seeds that all programs have which were measured on it: others would compare unlike things.
+    """
+    seeds = {name: shared_seeds(cells, programs, name, budget) for name in sets}
     rows = [f"| {budget:g} s of one core | " + " | ".join(sets) + " | mean |"]
     rows.append("|---|" + "---|" * (len(sets) + 1))
     means: dict[str, dict[str, float]] = {}
@@ -307,12 +311,12 @@ def table(
     for program in programs:
         line, means[program] = [], {}
         for name in sets:
-            prefix = f"{program}|{name}|{budget:g}|"
-            found = [cell for key, cell in cells.items() if key.startswith(prefix)]
-            used += found
+            keys = [f"{program}|{name}|{budget:g}|{seed}" for seed in seeds[name]]
+            found = [cells[key] for key in keys if key in cells]
             if not found:
                 line.append("–")
                 continue
+            used += found
             values = [100 * cell["accuracy"] for cell in found]
             means[program][name] = statistics.mean(values)
             spread = interval(values)
@@ -325,13 +329,23 @@ def table(
         complete = len(means[program]) == len(sets)
         line.append(f"{statistics.mean(means[program].values()):.1f}" if complete else "–")
         rows.append(f"| {program} | " + " | ".join(line) + " |")
-    return "\n".join([*rows, "", *comparison(means, sets), "", measured_with(used)])
+    counts = sorted({len(seeds[name]) for name in sets if seeds[name]})
+    text = f"Seeds of a set: {' or '.join(map(str, counts))}. {measured_with(used)}" if used else ""
+    return "\n".join([*rows, "", *comparison(means, sets), "", text])
+
+
+def shared_seeds(cells: Iterable[str], programs: Sequence[str], name: str, budget: float) -> list[str]:
+    """The seeds of a set that all programs have which were measured on it."""
+    found: dict[str, set[str]] = {}
+    for key in cells:
+        program, measured, seconds, seed = key.split("|")
+        if (measured, seconds) == (name, f"{budget:g}") and program in programs:
+            found.setdefault(program, set()).add(seed)
+    return sorted(set.intersection(*found.values())) if found else []
 
 
 def measured_with(cells: Sequence[dict[str, Any]]) -> str:
-    """The number of seeds, processors and versions of cells, as a sentence."""
-    if not cells:
-        return "Nothing has been measured."
+    """Processors and versions of cells, as a sentence."""
     versions = {"torch": {cell["torch"] for cell in cells}}
     for cell in cells:
         for name, version in cell.get("versions", {}).items():

@@ -32,8 +32,8 @@ from skipnets.machine import processor
 from skipnets.training import TrainConfig, budget, train
 from skipnets.training.best_epoch import Resolution
 from skipnets.training.callbacks import Record
-
-Epochs = list[dict[str, float]]
+from skipnets.training.data import ImageDataModule
+from skipnets.training.task import ClassificationTask
 
 
 class Tested(pl.Callback):
@@ -57,17 +57,18 @@ class Tested(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Test."""
         began = time.process_time()
+        assert isinstance(pl_module, ClassificationTask)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ImageDataModule)
         record = next(each for each in trainer.callbacks if isinstance(each, Record))  # type: ignore[attr-defined]
-        model: Any = pl_module.model if record.average is None else record.average.model
-        preprocessing = trainer.datamodule.preprocessing  # type: ignore[attr-defined]
-        self.validated = len(trainer.datamodule.val)  # type: ignore[attr-defined]
+        model = pl_module.model if record.average is None else record.average.model
+        self.validated = len(data.val)
         training = model.training
         model.eval()
         right = 0
         with torch.inference_mode():
-            for images, labels, _ in validation_loader(self.images, preprocessing, batch_size=100, workers=0):
-                logits = model(pl_module.normalize(images))  # type: ignore[operator]
-                right += int((logits.argmax(1) == labels).sum())
+            for images, labels, _ in validation_loader(self.images, data.preprocessing, batch_size=100):
+                right += int((model(pl_module.normalize(images)).argmax(1) == labels).sum())
         model.train(training)
         self.accuracies.append(right / len(self.images))
         self.seconds += time.process_time() - began

@@ -1,36 +1,33 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.helpers.rows import make_row
 
 from skipnets.training.best_epoch import Resolution, best_row
-from skipnets.training.run import Row
-
-
-def row(epoch: int, loss: float, accuracy: float, balanced: float | None = None) -> Row:
-    return Row(
-        epoch=epoch,
-        lr=0.1,
-        train_loss=1.0,
-        val_loss=loss,
-        val_accuracy=accuracy,
-        val_balanced_accuracy=accuracy if balanced is None else balanced,
-        seconds=1.0,
-        validation_seconds=1.0,
-    )
+from skipnets.training.config import BestBy
 
 
 def resolution(images: int) -> Resolution:
     return Resolution(images, 1 / images)
 
 
-def test_the_best_epoch_and_its_ties() -> None:
-    rows = [row(1, 0.8, 0.5, 0.9), row(2, 0.9, 0.6), row(3, 0.9, 0.4), row(4, 0.9, 0.4), row(5, 0.1, 0.4)]
+def test_by_other_metrics_the_best_epoch_and_its_ties() -> None:
+    rows = [
+        dataclasses.replace(
+            make_row(epoch, loss=loss), val_average_precision=precision, val_mae=1 - precision
+        )
+        for epoch, (precision, loss) in enumerate(
+            [(0.6, 0.1), (0.9, 0.6), (0.9, 0.4), (0.9, 0.4), (0.89, 0.05)], 1
+        )
+    ]
+    assert best_row(rows, "average-precision", resolution(10)) == rows[2]
+    assert best_row(rows, "mae", resolution(10)) == rows[2]
     assert best_row(rows, "loss", resolution(10)) == rows[4]
-    assert best_row(rows[:4], "loss", resolution(10)) == rows[0]
-    assert best_row(rows, "balanced-accuracy", resolution(1000)) == rows[0]
     assert best_row([], "accuracy", resolution(10)) is None
 
 
@@ -45,19 +42,21 @@ def test_the_best_epoch_and_its_ties() -> None:
 )
 def test_the_latest_epoch_within_a_standard_error_of_the_best_accuracy(images: int, kept: int) -> None:
     accuracies = [0.8, 0.79, 0.765, 0.68, 0.65]
-    rows = [row(epoch, 1.0, accuracy) for epoch, accuracy in enumerate(accuracies, 1)]
+    rows = [make_row(epoch, accuracy=accuracy) for epoch, accuracy in enumerate(accuracies, 1)]
     assert best_row(rows, "accuracy", resolution(images)) == rows[kept - 1]
 
 
 @pytest.mark.parametrize("images", [10, 212, 100_000])
 def test_one_image_chooses_nothing(images: int) -> None:
     right = [images, images - 2, images - 1, images - 2]
-    rows = [row(epoch, 1.0, float(np.float32(count / images))) for epoch, count in enumerate(right, 1)]
+    rows = [
+        make_row(epoch, accuracy=float(np.float32(count / images))) for epoch, count in enumerate(right, 1)
+    ]
     assert best_row(rows, "accuracy", resolution(images)) == rows[2]
 
 
 def test_of_ten_images_one_that_was_right_by_luck_chooses_nothing() -> None:
-    rows = [row(epoch, 2.0, accuracy) for epoch, accuracy in enumerate([0.1, 0.0, 0.1, 0.0, 0.0], 1)]
+    rows = [make_row(epoch, accuracy=accuracy) for epoch, accuracy in enumerate([0.1, 0.0, 0.1, 0.0, 0.0], 1)]
     assert best_row(rows, "accuracy", resolution(10)) == rows[-1]
 
 
@@ -66,21 +65,23 @@ def test_of_ten_images_one_that_was_right_by_luck_chooses_nothing() -> None:
     st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=12, max_size=12),
     st.sampled_from(["accuracy", "loss"]),
 )
-def test_only_a_new_epoch_takes_the_place_of_the_best(right: list[int], losses: list[float], by: str) -> None:
+def test_only_a_new_epoch_takes_the_place_of_the_best(
+    right: list[int], losses: list[float], by: BestBy
+) -> None:
     """So its model can be written at once, and no other has to be kept."""
     rows = [
-        row(epoch, loss, count / 20)
+        make_row(epoch, loss=loss, accuracy=count / 20)
         for epoch, (count, loss) in enumerate(zip(right, losses, strict=False), 1)
     ]
     before = None
     for count in range(1, len(rows) + 1):
-        best = best_row(rows[:count], by, resolution(20))  # type: ignore[arg-type]
+        best = best_row(rows[:count], by, resolution(20))
         assert best in (before, rows[count - 1])
         before = best
 
 
 def test_every_image_right_with_float32s_rounding() -> None:
-    rows = [row(1, 1.0, 1.0000001192092896), row(2, 1.0, 0.5)]
+    rows = [make_row(1, accuracy=1.0000001192092896), make_row(2, accuracy=0.5)]
     assert best_row(rows, "balanced-accuracy", resolution(10)) == rows[0]
 
 
@@ -99,5 +100,5 @@ def test_the_resolution_of_a_balanced_accuracy() -> None:
 
 def test_one_image_of_a_rare_class_chooses_nothing() -> None:
     labels = np.repeat([0, 1, 2], [50, 50, 2])
-    rows = [row(1, 1.0, 0.9, 1.0), row(2, 1.0, 0.9, 1 - 1 / 6), row(3, 1.0, 0.9, 1 - 1 / 6 - 0.01)]
+    rows = [make_row(epoch, balanced=value) for epoch, value in enumerate([1.0, 5 / 6, 0.82], 1)]
     assert best_row(rows, "balanced-accuracy", Resolution.of(labels, "balanced-accuracy")) == rows[1]

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from tests.helpers.rows import make_row
 
 from skipnets.training import TrainConfig, train
 from skipnets.training import callbacks as callbacks_module
@@ -17,21 +18,8 @@ from skipnets.training.run import Row
 MakeConfig = Callable[..., TrainConfig]
 
 
-def row(epoch: int, accuracy: float, loss: float, balanced: float = 0.5) -> Row:
-    return Row(
-        epoch=epoch,
-        lr=0.1,
-        train_loss=1.0,
-        val_loss=loss,
-        val_accuracy=accuracy,
-        val_balanced_accuracy=balanced,
-        seconds=12.34,
-        validation_seconds=1.0,
-    )
-
-
 def test_an_epochs_line() -> None:
-    line = epoch_line(row(3, 0.5, 2.25), 120, kept=True)
+    line = epoch_line(make_row(3, accuracy=0.5, loss=2.25), 120, kept=True)
     assert line == "epoch   3/120  train loss 1.0000  val loss 2.2500  val accuracy 50.00%  12.3 s  best"
 
 
@@ -81,7 +69,7 @@ def test_curves_are_drawn_for_a_hundredth_of_the_time(monkeypatch: pytest.Monkey
     live.on_train_epoch_end(trainer, cast("Any", None))
     for epoch in range(1, 51):
         now[0] += 12.0
-        rows.append(row(epoch, 0.01 * epoch, 1.0))
+        rows.append(make_row(epoch, accuracy=0.01 * epoch))
         live.on_train_epoch_end(trainer, cast("Any", None))
     # First after a hundred seconds, then after a hundred times the two that drawing takes.
     assert drawn == [(1108.0, 9, 9), (1314.0, 26, 26), (1520.0, 43, 43)]

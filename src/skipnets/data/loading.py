@@ -359,7 +359,7 @@ class EpochSchedule:
         return np.concatenate(passes)[start - first * self.count : end - first * self.count]
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.batches())
+        return len(self.mine) * len(self._cut(np.empty(self.epoch_images // self.shares, dtype=np.int64)))
 
     def __iter__(self) -> Iterator[tuple[int, Draws]]:
         """Per batch, the seed of its augmentation and its images."""

@@ -509,9 +509,8 @@ def _check_names(kind: str, given: Iterable[str], known: Set[str]) -> None:
     """Refuse what would have no effect, such as a misspelled name."""
     for name in given:
         if name not in known:
-            raise HTTPException(
-                422, f"{name[:_NAME_LENGTH]}: there is no such {kind}{near_matches(name, known)}"
-            )
+            shown = " ".join(name[:_NAME_LENGTH].split())
+            raise HTTPException(422, f"{shown}: there is no such {kind}{near_matches(name, known)}")
 
 
 def _uploads(form: FormData, fields: Set[str]) -> list[Upload]:

@@ -113,14 +113,14 @@ def choose(
     device = training_device(config.accelerator)
     together = device_count(config.devices, config.accelerator) > 1
     workers = min(max(usable_cores() if config.workers is None else config.workers, 1), usable_cores())
-    # Processes that train together must decide alike.
 
     def reading_seconds(*, exactly: bool) -> float:
+        if together:  # and must decide alike
+            return 0.0
         how = {"fit": config.fit, "interpolation": config.interpolation}
         return seconds_to_read(train, sides, channels=channels, exactly=exactly, **how) / workers
 
-    to_read = 0.0 if together else reading_seconds(exactly=False)
-    to_evaluate = 0.0 if together else reading_seconds(exactly=True)
+    to_read, to_evaluate = reading_seconds(exactly=False), reading_seconds(exactly=True)
     cost = ReadingCost(
         train,
         others=len(val),
@@ -138,8 +138,9 @@ def choose(
     if config.time:
         total = parse_duration(config.time)
     else:  # a volume counts as the image of as many pixels
-        held = cost.is_held(sides, config.augmentation)
-        read_once = cost.before(sides, config.augmentation) + held * to_evaluate * len(test)
+        read_once = cost.before(sides, config.augmentation)
+        if cost.is_held(sides, config.augmentation):
+            read_once += to_evaluate * len(test)
         total = default_seconds(len(train), math.sqrt(math.prod(sides)), reading=read_once)
 
     def measured(candidate: Candidate, precision: Precision) -> float:

@@ -99,7 +99,7 @@ def draw_curves(
         plot_accuracy(accuracy, rows, best_epoch, PAPER)
         plot_learning_rate(rate, rows, PAPER)
         losses.set_title("Loss")
-        accuracy.set_title(f"{headline_name(best)}, in validation {headline_text(best)} (epoch {best.epoch})")
+        accuracy.set_title(f"{headline_name(best)}, epoch {best.epoch}: {headline_text(best)}")
         rate.set_title("Learning rate")
         for number, name in enumerate(measured):
             axes = figure.add_subplot(grid[1, 3 * number : 3 * number + 3])

@@ -580,7 +580,11 @@ def _resized(source: Source, reading: Preprocessing) -> NDArray[Any]:
         assert isinstance(opened, WindowedImage)
         return resize_values(opened.values, (width, height), "bilinear")
     image, _ = open_region(
-        source, lambda wide, high: (0, 0, wide, high), size=(height, width), channels=reading.channels
+        source,
+        lambda wide, high: (0, 0, wide, high),
+        size=(height, width),
+        channels=reading.channels,
+        luma=False,
     )
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
