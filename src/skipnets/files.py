@@ -17,7 +17,15 @@ from pathlib import Path
 
 from skipnets.errors import UserError
 
-__all__ = ["atomic_path", "check_can_write", "force_to_disk", "is_temporary", "remove_orphans"]
+__all__ = [
+    "atomic_path",
+    "check_can_write",
+    "force_to_disk",
+    "is_file",
+    "is_same",
+    "is_temporary",
+    "remove_orphans",
+]
 
 # A name such as ".model.4711-1a2b3c4d.tmp.safetensors". Without a process it is another program's.
 _TEMPORARY = re.compile(r"\..*\.(?P<process>[0-9]+)-[0-9a-f]{8}\.tmp(?:\.[^.]*)?")
@@ -25,6 +33,19 @@ _TEMPORARY = re.compile(r"\..*\.(?P<process>[0-9]+)-[0-9a-f]{8}\.tmp(?:\.[^.]*)?
 _FORGOTTEN_SECONDS = 3600
 
 _looked_through: set[Path] = set()
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file at a path; also for text that can be no path, such as one that is too long."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for such text
+
+
+def is_same(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two paths lead to one file or folder that is there."""
+    try:
+        return os.path.samefile(path, other)  # noqa: PTH121 - Path.samefile raises for some texts as well
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

@@ -6,6 +6,7 @@ are not UTF-8, or a formula that a spreadsheet runs. What the user sees is the n
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import re
@@ -13,7 +14,10 @@ import shutil
 import sys
 import textwrap
 import unicodedata
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from _csv import Writer as CSVWriter
 
 __all__ = [
     "TEXT_WIDTH",
@@ -100,6 +104,22 @@ def csv_text(value: object) -> object:
     """A cell of a CSV file: text that a spreadsheet would take for a formula begins with an apostrophe."""
     is_formula = isinstance(value, str) and _FORMULA.match(value.lstrip("'"))
     return f"'{value}" if is_formula else value
+
+
+def csv_rows(file: TextIO) -> CSVWriter:
+    r"""A writer of CSV with "\n" after each row, which quotes cells with any line break.
+
+    Python before 3.13 would leave "\r" unquoted then, and not read the row again.
+    """
+    return csv.writer(_Lines(file))
+
+
+class _Lines:
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        return self._file.write(row.removesuffix("\r\n") + "\n")
 
 
 def from_csv_text(value: str) -> str:

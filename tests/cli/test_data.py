@@ -77,6 +77,23 @@ def test_copies_are_written(leaky: Path, run: Run, tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_read_is_never_replaced(leaky: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(leaky.parent)
+    manifest = Path("list.csv")
+    manifest.write_text("path,label\n" + "".join(f"{leaky}/Training/cat/{n}.png,cat\n" for n in range(2)))
+    before = manifest.read_text()
+    for words in (
+        ("data", manifest, "--copies", manifest.absolute()),
+        ("audit", "./list.csv", "--write", manifest),
+        ("evaluate", leaky, manifest, "--predictions", manifest),
+        ("predict", leaky, manifest, "--output", manifest),
+    ):
+        result = run(*words)
+        assert result.status == 2
+        assert "list.csv: is what this command reads; write to another file" in result.err
+        assert manifest.read_text() == before
+
+
 def test_unreadable_images_are_status_1(leaky: Path, run: Run) -> None:
     (leaky / "Training" / "dog" / "9.png").write_bytes(b"nothing")
     result = run("data", leaky)
@@ -105,7 +122,7 @@ def test_missing_files_are_all_listed(tmp_path: Path, run: Run) -> None:
         (("--colour", "3"), "--colour: no such option"),
         (("--page", "0"), "page=0: must be a number from 1, or all"),
         (("--group-pattern", "("), "--group-pattern=(: not a regular expression"),
-        (("--group-pattern", "x(.)"), "--group-pattern=x(.): 6 of 6 paths do not match: Testing/cat/0.png"),
+        (("--group-pattern", "x(.)"), "--group-pattern=x(.): finds no group in 6 of 6 paths: Testing/cat/0.png"),
     ],
 )
 def test_wrong_options_are_one_line(leaky: Path, run: Run, words: tuple[str, ...], message: str) -> None:

@@ -51,7 +51,7 @@ def test_a_word_like_an_option_is_no_missing_file(folder: Path) -> None:
 
 def test_standard_input_is_taken_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("a.png\n\n with blanks .png \r\nno/such.png"))
-    assert expand("-") == ["a.png", " with blanks .png", "no/such.png"]
+    assert expand("-") == ["a.png", " with blanks .png ", "no/such.png"]
     with pytest.raises(UserError, match="standard input holds no paths"):
         expand("-")
 

@@ -105,6 +105,14 @@ def test_a_folder_as_output_is_filled_and_gone_on_with(
     assert json.loads(again.out) == {"rows": 0, "failed": 0, "skipped": 0, "written": []}
 
 
+def test_a_folder_without_images_is_told_of(trained: Path, tmp_path: Path, run) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/photo").write_bytes(b"without an ending")
+    result = run("predict", trained, tmp_path / "in", "--output", tmp_path / "out")
+    assert result.status == 1
+    assert "there are no images" in result.err
+
+
 def test_options_of_folders_need_one(trained: Path, photos: Path, tmp_path: Path, run) -> None:
     for words, said in (
         (["--shard", "1/2"], "--shard=1/2: needs --output with a folder"),

@@ -197,3 +197,10 @@ def test_what_is_wrong_with_columns_is_said(
     path = write_manifest(tmp_path, header, [["a.png", *row], ["b.png", *row]])
     with pytest.raises(UserError, match=message):
         opened(path, **options)
+
+
+def test_a_long_text_is_no_path(tmp_path: Path) -> None:
+    cells = [["1.png", "x" * 300, "a"], ["2.png", "y" * 5000, "b"]]
+    dataset = opened(write_manifest(tmp_path, ["where", "report", "label"], cells))
+    assert dataset.names == ["1.png", "2.png"]
+    assert dataset.listing.columns == {"where": "path", "report": "", "label": "label"}

@@ -34,6 +34,14 @@ CASES = {
     "JSON lines": Case(
         "m.jsonl", "\n".join(f'{{"image": "{name}", "label": "{label}"}}' for name, label in ROWS), FOUR
     ),
+    "JSON lines with other line breaks": Case(
+        "m.jsonl",
+        "\r\n".join(
+            f'{{"image": "{name}", "label": "{label}", "text": "\u2028 \x85"}}' for name, label in ROWS
+        ),
+        FOUR,
+        ("columns that are not used: text",),
+    ),
     "a short row": Case("m.csv", "path,label\na.png\n", "error: line 2: has 1 value, not 2"),
     "no JSON": Case("m.jsonl", "a.png cat\n", "error: line 1: not JSON"),
     "no objects": Case("m.jsonl", "[1]\n", "error: line 1: must be an object"),

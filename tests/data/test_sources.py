@@ -5,13 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.helpers.folders import counts, folder, put
 
-from skipnets.data import open_dataset
+from skipnets.data import decoding, open_dataset
+from skipnets.data.decoding import ImageDecodeError
+from skipnets.data.options import DataOptions
 from skipnets.errors import UserError
+
+WHO = ("patient1", "patient2", "case7")
 
 
 def test_class_folders_are_split(tmp_path):
@@ -126,3 +132,72 @@ def test_reading_needs_no_torch(tmp_path):
         "assert not {'torch', 'torchvision', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_patterns_leave_out_what_a_manifest_lists(tmp_path):
+    names = ["cat/1.png", "cat/1_mask.png", "blurred/deep/2.png", "dog/3.png", "dog/4.png"]
+    put(tmp_path, *names)
+    path = tmp_path / "list.csv"
+    path.write_text("\n".join(["path,label", *(f"{name},{name[0]}" for name in names)]))
+    options = DataOptions(exclude=("*_mask.png", "blurred/"))
+    dataset = open_dataset(path, fractions=None, options=options)
+    assert dataset.names == ["cat/1.png", "dog/3.png", "dog/4.png"]
+    assert dataset.classes == ("c", "d")
+    assert dataset.listing.passed_over["excluded"] == 2
+    with pytest.raises(UserError, match="lists no images but excluded ones"):
+        open_dataset(path, options=DataOptions(exclude=("*.png",)))
+    path.rename(tmp_path / "metadata.csv")
+    assert open_dataset(tmp_path, fractions=None, options=options).names == dataset.names
+
+
+def test_options_of_the_other_kind_of_data_are_refused(tmp_path):
+    folder(tmp_path, a=3, b=3)
+    with pytest.raises(UserError, match="root=x: is for a manifest"):
+        open_dataset(tmp_path, options=DataOptions(root=Path("x")))
+    (tmp_path / "list.csv").write_text("path,label\na/0.png,a\n")
+    with pytest.raises(UserError, match="layout=splits: is for a folder"):
+        open_dataset(tmp_path / "list.csv", options=DataOptions(layout="splits"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "groups"),
+    [
+        (r"patient(\d+)|case(\d+)", {"1", "2", "7"}),
+        (r"[a-z]+\d", {"patient1", "patient2", "case7"}),
+    ],
+)
+def test_groups_are_what_a_pattern_finds(tmp_path, pattern, groups):
+    put(tmp_path, *(f"{label}/{who}_{n}.png" for label in "ab" for who in WHO for n in (0, 1)))
+    dataset = open_dataset(tmp_path, options=DataOptions(group_pattern=pattern))
+    assert set(dataset.groups) == groups
+    for group in groups:
+        assert len(set(dataset.splits[dataset.groups == group])) == 1
+
+
+@pytest.mark.parametrize("pattern", [r"\d*", r"patient(\d*)", r"(x)?.png", "nothing"])
+def test_a_pattern_that_finds_no_group_is_refused(tmp_path, pattern):
+    put(tmp_path, *(f"{label}/{who}_{n}.png" for label in "ab" for who in WHO for n in (0, 1)))
+    with pytest.raises(UserError, match=r"group_pattern=.*: finds no group in \d+ of 12 paths"):
+        open_dataset(tmp_path, options=DataOptions(group_pattern=pattern))
+
+
+def test_a_link_to_itself_ends_nothing(tmp_path):
+    root = folder(tmp_path, a=3, b=3)
+    (root / "a/loop").symlink_to(root / "a/loop")
+    (root / "b/loop.png").symlink_to(root / "b/loop.png")
+    dataset = open_dataset(root)
+    assert counts(dataset, "all") == {"a": 3, "b": 4}  # by its name an image: its error comes when it is read
+    with pytest.raises(ImageDecodeError, match=r"loop\.png"):
+        dataset.open(dataset.names.index("b/loop.png"))
+
+
+def test_every_page_counts_with_the_limit_that_was_asked_for(tmp_path, monkeypatch):
+    pages = [Image.new("L", (10, 10), shade) for shade in (0, 100, 200)]
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        pages[0].save(tmp_path / label / "scan.tif", save_all=True, append_images=pages[1:])
+        pages[0].save(tmp_path / label / "scan", format="png")
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 50)
+    dataset = open_dataset(tmp_path, fractions=None, options=DataOptions(page="all", max_pixels=200))
+    assert counts(dataset, "all") == {"a": 4, "b": 4}
+    assert dataset.open(0).size == (10, 10)

@@ -162,6 +162,7 @@ def test_write_and_read(tmp_path):
         SplitRow("a b/1,2.jpg", "a b", "train", "patient 1, left", 12, "0f"),
         SplitRow('größe/"x".png', 'größe, "so"', "val"),
         SplitRow("c/\udcff.png", "c", "test", "", -1, ""),
+        SplitRow("cat\r/1.jpg\r", "c\r\nd", "test", "\r", -1, ""),
     ]
     write_splits(tmp_path / "splits.csv", rows)
     assert read_split_rows(tmp_path / "splits.csv") == rows

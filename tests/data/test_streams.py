@@ -52,11 +52,12 @@ def write_tar(path: Path, shades: dict[str, int]) -> Path:
 
 
 def test_a_folder_gives_its_images_and_those_below(tmp_path: Path) -> None:
-    for name in ("a.png", "b/c.PNG", "b/d/e.jpg", "notes.txt", ".hidden/f.png", ".g.png"):
+    images = ("a.png", "b/c.PNG", "b/d/e.jpg", "b/f.dcm", "b/g.nii.gz", "b/h.heic", "b/i.npy")
+    for name in (*images, "notes.txt", ".hidden/f.png", ".g.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(png(1))
     (tmp_path / "b/d/back").symlink_to(tmp_path, target_is_directory=True)
-    expected = {str(tmp_path / name) for name in ("a.png", "b/c.PNG", "b/d/e.jpg")}
+    expected = {str(tmp_path / name) for name in images}
     assert set(read([tmp_path])) == expected
     assert set(read([tmp_path, tmp_path / "b"])) == expected
     assert set(read([tmp_path / "b/*/*"])) == set(read([tmp_path / "b/d/back"]))  # which comes before e.jpg
@@ -279,6 +280,14 @@ def test_failing_to_read_is_told_from_damage(tmp_path: Path) -> None:
 def test_paths_come_from_standard_input_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("a.png\n\nb c.png\r\n./a.png\nno/folder.png\n"))
     assert read(["-"]) == {name: name for name in ("a.png", "b c.png", "no/folder.png")}
+
+
+def test_paths_on_standard_input_may_hold_any_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO("größe.png\n".encode() + b"gr\xf6\xdfe .png \n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(content, encoding="utf-8"))
+    assert list(read(["-"])) == ["größe.png", os.fsdecode(b"gr\xf6\xdfe .png ")]
+    monkeypatch.setattr("sys.stdin", None)  # closed by the shell
+    assert list(read(["-"])) == []
 
 
 def test_paths_on_standard_input_are_not_those_of_other_addresses(

@@ -158,7 +158,10 @@ def _run(words: Sequence[str], *, ends_process: bool) -> int:
         _discard_output()
         return 1
     except OSError as error:
-        if error.filename is not None or error.errno not in _NO_ROOM:
+        if error.filename is not None:
+            _print_error(f"{error.filename}: {error.strerror or error}")
+            return 2
+        if error.errno not in _NO_ROOM:
             raise
         _discard_output()
         _print_error(f"standard output: cannot be written ({error.strerror})")

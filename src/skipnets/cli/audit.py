@@ -59,7 +59,7 @@ def audit(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per core.
     """
-    check_outputs(output, write)
+    check_outputs(output, write, read=(data, model))
     from skipnets.report import audit as audit_dataset
     from skipnets.report.correction import check_listed, check_manifest
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from skipnets.cli.output import print_json, print_paths, print_tables
+from skipnets.cli.output import check_outputs, print_json, print_paths, print_tables
 from skipnets.data.copies import write_copies
 from skipnets.data.manifest_files import MissingFilesError
 from skipnets.data.options import DataOptions
@@ -49,6 +49,7 @@ def data(
         json: Print the result as JSON.
         download: Allow downloading a named dataset.
     """
+    check_outputs(copies, read=[path])
     try:
         dataset = find_dataset(
             path,

@@ -65,7 +65,7 @@ def evaluate(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per core.
     """
-    check_outputs(predictions, folder=output)
+    check_outputs(predictions, folder=output, read=(model, data))
     from skipnets.evaluation import evaluate as evaluate_classifier
 
     if predictions is not None:

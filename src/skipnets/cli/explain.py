@@ -56,7 +56,7 @@ def explain(
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """
-    check_outputs(output)
+    check_outputs(output, read=(model, *images))
     if output.suffix.lower() != ".png":
         raise UserError(f"output={output}: must end in .png")
     classifier = load(model, runtime="torch", device=device, threads=threads)

@@ -12,7 +12,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from skipnets.axes import INPUTS
-from skipnets.files import check_can_write
+from skipnets.errors import UserError
+from skipnets.files import check_can_write, is_file, is_same
 from skipnets.progress import LoggedProgress
 from skipnets.tables import as_text
 from skipnets.terminal import json_text, printable
@@ -38,12 +39,15 @@ def print_tables(tables: Iterable[RenderableType]) -> None:
         console.print(table)
 
 
-def check_outputs(*paths: Path | None, folder: Path | None = None) -> None:
+def check_outputs(
+    *paths: Path | None, folder: Path | None = None, read: Iterable[str | Path | None] = ()
+) -> None:
     """Check that results can be written, before the slow work; None is skipped.
 
     Args:
         paths: Files, or what may be either.
         folder: A folder.
+        read: What the command reads, which no file may replace.
 
     Raises:
         UserError: If one cannot.
@@ -51,6 +55,8 @@ def check_outputs(*paths: Path | None, folder: Path | None = None) -> None:
     for path in paths:
         if path is not None:
             check_can_write(path)
+            if is_file(path) and any(one is not None and is_same(path, one) for one in read):
+                raise UserError(f"{path}: is what this command reads; write to another file")
     if folder is not None:
         check_can_write(folder, folder=True)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import glob
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from skipnets import inputs
 from skipnets.data.decoding import MAX_PIXELS, Page
+from skipnets.data.streams import paths_on_standard_input
 from skipnets.errors import UserError, check_at_least_1
 
 
@@ -48,10 +48,10 @@ def expand(path: str, *, argument: str = "images", dims: int = 2) -> list[str]:
         UserError: If there are none.
     """
     if path == "-":
-        lines = [line for line in map(str.rstrip, sys.stdin) if line]
-        if not lines:
+        paths = list(paths_on_standard_input())
+        if not paths:
             raise UserError(f"{argument}: standard input holds no paths")
-        return lines
+        return paths
     if _is_missing(path):
         raise UserError(f"{argument}: {path} does not exist (and no file matches it as a pattern)")
     return inputs.expand(path, dims=dims)

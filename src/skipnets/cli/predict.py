@@ -89,7 +89,7 @@ def predict(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per core.
     """
-    check_outputs(output)
+    check_outputs(output, read=(model, *images))
     if output is not None and (output.is_dir() or not output.suffix):
         if page is not None or max_pixels is not None:
             option = f"page={page}" if page is not None else f"max_pixels={max_pixels}"
@@ -106,6 +106,7 @@ def predict(
             classify,
             output,
             json,
+            whole=shard is None,
             top_k=top_k,
             coverage=coverage,
             reject=reject,
@@ -168,7 +169,9 @@ def _classify(
     return predict_to_folder(load(model, **loading), images, output, shard=part, **options)
 
 
-def _to_folder(classify: Callable[..., BatchResult], output: Path, json: bool, **options: Any) -> int:
+def _to_folder(
+    classify: Callable[..., BatchResult], output: Path, json: bool, *, whole: bool, **options: Any
+) -> int:
     """Classify into a folder, with progress on standard error."""
     with progress("predicting") as report:
         result = classify(progress=lambda so_far: report(so_far.rows), **options)
@@ -184,7 +187,10 @@ def _to_folder(classify: Callable[..., BatchResult], output: Path, json: bool, *
         print_failures(result.failures, of=result.rows)
         if result.failed > len(result.failures):
             _LOG.info("%s failed in all; the column error has each reason", f"{result.failed:,}")
-    return 1 if result.failed else 0
+    nothing = whole and not result.rows and not result.skipped and not any(output.glob("part-*.parquet"))
+    if nothing:
+        _LOG.warning("there are no images: in folders, files count by their endings, such as .jpg or .dcm")
+    return 1 if result.failed or nothing else 0
 
 
 def _print(rows: Sequence[Prediction]) -> None:

@@ -47,7 +47,7 @@ def reuse(
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """
-    check_outputs(output)
+    check_outputs(output, read=(model, data))
     if images < 1:
         raise UserError(f"images={images}: must be at least 1")
     classifier = load(model, runtime="torch", device=device, threads=threads)

@@ -58,7 +58,7 @@ def search(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per core.
     """
-    check_outputs(output, index)
+    check_outputs(output, index, read=(model, images, *query))
     if output is not None:
         check_search_output(output)
     classifier = load(model, runtime=runtime, device=device, threads=threads)

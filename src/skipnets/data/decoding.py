@@ -531,10 +531,12 @@ def can_read(suffix: str) -> bool:
 
 
 def is_image(source: Source) -> bool:
-    """Whether a file's content is an image in a format that can be read, whatever its name."""
+    """Whether a file's content is an image in a format that can be read, whatever its name and size."""
     try:
         with _opened(source):
             return True
+    except TooManyPixelsError:
+        return True
     except ImageDecodeError:
         return False
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from skipnets import run_folder
 from skipnets.axes import INPUTS
@@ -347,7 +347,7 @@ class _Scan:
             if reason := self._reason_against(entry, place):
                 self.passed_over[reason] += 1
                 folder.unreadable += reason.startswith(tuple(EXTRA_OF_SUFFIX))
-            elif not entry.is_dir():
+            elif not _is_folder(entry):
                 folder.images.append(place)
             elif _identity(place) not in (*above, identity):
                 folder.subfolders.append(self.read(place, (*above, identity)))
@@ -356,13 +356,11 @@ class _Scan:
     def _reason_against(self, entry: os.DirEntry[str], place: Path) -> str:
         """Why a folder or file is passed over; "" where it is not."""
         below_root = place.relative_to(self.root).as_posix()
-        if any(
-            fnmatchcase(name, one.rstrip("/")) for one in self.exclude for name in (entry.name, below_root)
-        ):
+        if _matches(below_root, self.exclude):
             return "excluded"
         if entry.name.startswith("."):
             return "hidden"
-        if not entry.is_dir():
+        if not _is_folder(entry):
             return _not_an_image(entry) if self.dims == 2 else _not_a_volume(entry, self.dims)
         if entry.name in _JUNK_FOLDERS:
             return f"folder {entry.name}"
@@ -371,14 +369,52 @@ class _Scan:
         return ""
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a path or its last part is like one of the patterns."""
+    names = (path, PurePosixPath(path).name)
+    return any(fnmatchcase(name, one.rstrip("/")) for one in patterns for name in names)
+
+
+def is_excluded(name: str, patterns: Sequence[str]) -> bool:
+    """Whether patterns leave out a file, or one of the folders that it lies in.
+
+    Args:
+        name: The path, with forward slashes.
+        patterns: As `find_images` has them.
+    """
+    path = PurePosixPath(name)
+    return any(_matches(str(each), patterns) for each in (path, *path.parents) if each.name)
+
+
 def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
 
 
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether it is no file; a link that leads nowhere counts as one, and is named when it is read."""
+    return not _is_file(entry) and os.path.exists(entry)  # noqa: PTH110 - Path.exists raises for some links
+
+
 def _not_an_image(file: os.DirEntry[str]) -> str:
     """Why a file is passed over; "" where it is an image."""
-    if not file.is_file() and Path(file.path).exists():  # a link that leads nowhere is named when it is read
+    if _is_special(file):
         return "not files (pipes, sockets, devices)"
     suffix = os.path.splitext(file.name)[1].lower()  # noqa: PTH122 - Path() would cost more than the rest
     if suffix in SUFFIXES:
@@ -389,14 +425,14 @@ def _not_an_image(file: os.DirEntry[str]) -> str:
         return "" if can_read(suffix) else f"{suffix} ({install_command(EXTRA_OF_SUFFIX[suffix])})"
     if file.name.lower() in _JUNK_FILES:
         return "system files"
-    if suffix not in _NOT_IMAGES and file.is_file() and is_image(Path(file.path)):
+    if suffix not in _NOT_IMAGES and _is_file(file) and is_image(Path(file.path)):
         return ""
     return suffix if suffix else "without a suffix"
 
 
 def _not_a_volume(file: os.DirEntry[str], dims: int) -> str:
     """Why a file is passed over; "" where its name is that of a signal or a volume."""
-    if not file.is_file() and Path(file.path).exists():
+    if _is_special(file):
         return "not files (pipes, sockets, devices)"
     name = file.name.lower()
     suffix = next((known for known in SUFFIXES_OF_VOLUMES[dims] if name.endswith(known)), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from skipnets.data.layout import spelled
+from skipnets.data.layout import is_excluded, spelled
 from skipnets.data.listing import Entry, Listing, counted
 from skipnets.data.manifest_columns import Columns, find_roles, nearly_marked, possible_groups, usual_names
 from skipnets.data.manifest_files import find_files
@@ -31,6 +31,7 @@ def find_listed(
     *,
     columns: Columns,
     root: Path | None = None,
+    exclude: Sequence[str] = (),
     missing: str = "error",
     task: Task = "auto",
     uncertain: Uncertain = "ignore",
@@ -41,6 +42,7 @@ def find_listed(
         path: A .csv, .tsv, .txt, .jsonl, .ndjson or .parquet file.
         columns: Which columns hold what.
         root: What relative paths start from. Default: the manifest's folder.
+        exclude: Patterns of folders and files to leave out.
         missing: "error", or "skip" for going on without files that are not there.
         task: Whether images have one label, several or numbers; "auto" decides by the columns.
         uncertain: How -1 in a label's own column is treated.
@@ -63,11 +65,13 @@ def find_listed(
         listing.warnings += nearly_marked(table, roles)
     rows = _entries(table, roles.used, labels, several=listing.multi_label or listing.regression)
     names = find_files(path, [row.name for row in rows], root, listing, missing)
-    listing.entries = _without_repetitions(
-        path, [row._replace(name=name) for row, name in zip(rows, names, strict=True) if name], listing
-    )
+    there = [row._replace(name=name) for row, name in zip(rows, names, strict=True) if name]
+    wanted = [entry for entry in there if not is_excluded(entry.name, exclude)]
+    if len(wanted) < len(there):
+        listing.passed_over["excluded"] += len(there) - len(wanted)
+    listing.entries = _without_repetitions(path, wanted, listing)
     if not listing.entries:
-        raise UserError(f"{path}: lists no images that are there")
+        raise UserError(f"{path}: lists no images {'but excluded ones' if there else 'that are there'}")
     unused = [name for name in table.names if not listing.columns[name] and name]
     if unused:
         listing.notes.append(f"columns that are not used: {listed(unused, 20)}")

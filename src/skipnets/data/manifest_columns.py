@@ -14,6 +14,7 @@ from skipnets.data.options import Task
 from skipnets.data.split_names import split_named
 from skipnets.data.targets import as_number
 from skipnets.errors import UserError, listed, near_matches
+from skipnets.files import is_file
 
 __all__ = ["Columns", "Roles", "find_roles", "nearly_marked", "possible_groups", "usual_names"]
 
@@ -234,7 +235,7 @@ def usual_names(names: Iterable[str], role: str) -> list[str]:
 
 def _is_path_column(table: Table, name: str, root: Path) -> bool:
     some = [cell for cell in table.column(name)[:20] if cell]
-    return bool(some) and all(looks_like_path(cell) or (root / cell).is_file() for cell in some)
+    return bool(some) and all(looks_like_path(cell) or is_file(root / cell) for cell in some)
 
 
 def _only(table: Table, role: str, candidates: Sequence[str], *, hint: str = "") -> str:

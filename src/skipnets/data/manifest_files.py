@@ -12,6 +12,7 @@ from skipnets.data.layout import images_below
 from skipnets.data.listing import Listing, counted
 from skipnets.data.manifest_tables import looks_like_path
 from skipnets.errors import UserError, listed
+from skipnets.files import is_file
 
 __all__ = ["MissingFilesError", "find_files", "relative_name"]
 
@@ -55,7 +56,7 @@ def find_files(
     absent = []
     for original, name in zip(written, with_slashes, strict=True):
         relative = name.removeprefix(prefix)
-        found = next((one for one in (original, name, relative) if (root / one).is_file()), None)
+        found = next((one for one in (original, name, relative) if is_file(root / one)), None)
         if found is None and not looks_like_path(relative):
             # An identifier such as "ISIC_0001" stands for the one file that is called so.
             by_stem = _stems(root) if by_stem is None else by_stem
@@ -87,7 +88,7 @@ def _with_slashes(name: str) -> str:
 def _foreign_prefix(names: Sequence[str], root: Path) -> str:
     """The beginning that all absolute paths share and that is another machine's; "" if there is none."""
     first = names[0]
-    if not (first.startswith("/") or re.match(r"[A-Za-z]:/", first)) or (root / first).is_file():
+    if not (first.startswith("/") or re.match(r"[A-Za-z]:/", first)) or is_file(root / first):
         return ""
     parts = first.split("/")
     for depth in range(1, len(parts)):

@@ -102,7 +102,7 @@ def _read_parquet(path: Path) -> Table:
 
 def _read_json_lines(path: Path, text: str, notes: list[str]) -> Table:
     objects: list[tuple[int, Mapping[str, Any]]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # other line breaks may stand within a text
         if not line.strip():
             continue
         try:

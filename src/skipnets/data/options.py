@@ -43,8 +43,8 @@ class DataOptions:
         split_column: Its column of splits.
         group_column: Its column of what must not be divided among splits, such as patients. Default:
             split_group, if there is such a column.
-        group_pattern: A regular expression that finds the group in an image's path: its first parenthesis,
-            or all that it matches.
+        group_pattern: A regular expression that finds the group in an image's path: its first parenthesis
+            that matches, or all of it.
         page: Which page of a TIFF file, frame of an animation or slice of a volume is the image, from 1;
             "all" makes an image of each. Default: the first; of a volume, the middle one.
         max_pixels: The most pixels that an image may have; larger ones are refused before they take memory.
@@ -163,6 +163,8 @@ class DataOptions:
             raise UserError(f"uncertain={self.uncertain}: must not be given with numbers to predict")
         if self.task == "single-label" and self.uncertain != "ignore":
             raise UserError(f"uncertain={self.uncertain}: must not be given with task=single-label")
+        if self.group_pattern is not None and self.group_column is not None:
+            raise UserError(f"group_pattern: must not be given with group_column={self.group_column}")
         if self.root is not None:
             object.__setattr__(self, "root", Path(self.root))
         if self.group_pattern is not None:

@@ -230,6 +230,7 @@ def _find(
     listed_in = functools.partial(
         find_listed,
         columns=columns,
+        exclude=options.exclude,
         missing=options.missing,
         task=options.task,
         uncertain=options.uncertain,
@@ -241,6 +242,8 @@ def _find(
         listing, members = read_shards(path)
         _check_task_of_shards(path, listing, options)
     elif path.is_dir():
+        if options.root is not None:
+            raise UserError(f"root={options.root}: is for a manifest; {path} is a folder")
         metadata = find_metadata(path, any_label=options.wants_numbers) if options.layout == "auto" else None
         if metadata is None and options.wants_numbers:
             raise UserError(
@@ -259,6 +262,8 @@ def _find(
             listing = listed_in(metadata, root=path)
             listing.notes.insert(0, f"files and labels are those of {metadata.name}")
     else:
+        if options.layout != "auto":
+            raise UserError(f"layout={options.layout}: is for a folder; {path} is a manifest")
         listing = listed_in(path, root=options.root)
     check_labels(listing, strict=strict)
     if options.dims == 2:
@@ -297,18 +302,25 @@ def _warn_of_arrays(listing: Listing) -> None:
 
 def _find_groups(listing: Listing, pattern: str) -> None:
     """Give every image the group that its path names."""
-    matches = [re.search(pattern, entry.name) for entry in listing.entries]
-    without = [entry.name for entry, match in zip(listing.entries, matches, strict=True) if match is None]
+    groups = [_named_group(re.search(pattern, entry.name)) for entry in listing.entries]
+    without = [entry.name for entry, group in zip(listing.entries, groups, strict=True) if not group]
     if without:
         raise UserError(
-            f"group_pattern={pattern!r}: {len(without):,} of {len(matches):,} paths do not match: "
+            f"group_pattern={pattern!r}: finds no group in {len(without):,} of {len(groups):,} paths: "
             f"{listed(without)}"
         )
+    if any(entry.group for entry in listing.entries):
+        listing.notes.append("groups: as --group-pattern finds them, not those of the column split_group")
     listing.entries = [
-        entry._replace(group=match[1] if match.re.groups else match[0])
-        for entry, match in zip(listing.entries, matches, strict=True)
-        if match is not None
+        entry._replace(group=group) for entry, group in zip(listing.entries, groups, strict=True)
     ]
+
+
+def _named_group(match: re.Match[str] | None) -> str:
+    """The first parenthesis that took part in a match, or all of it; "" where that is nothing."""
+    if match is None:
+        return ""
+    return next((group for group in match.groups() if group is not None), "" if match.re.groups else match[0])
 
 
 def _from_listing(listing: Listing, options: DataOptions, members: Members | None) -> ImageDataset:
@@ -318,7 +330,8 @@ def _from_listing(listing: Listing, options: DataOptions, members: Members | Non
     members = None if members is None else members.select(np.array(order, dtype=np.int64))
     pages = None
     if options.page == "all":
-        entries, pages, origin = _every_page(listing.root, entries, members)
+        limit = options.max_pixels or MAX_PIXELS
+        entries, pages, origin = _every_page(listing.root, entries, members, limit)
         members = None if members is None else members.select(origin)
     elif isinstance(options.page, int):
         pages = np.full(len(entries), options.page - 1)
@@ -406,16 +419,16 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _every_page(
-    root: Path, entries: Sequence[Entry], members: Members | None
+    root: Path, entries: Sequence[Entry], members: Members | None, max_pixels: int
 ) -> tuple[list[Entry], NDArray[np.int64], NDArray[np.int64]]:
     """One entry a page, its page, and the position of its file; pages of a file are a group without one."""
     every, pages, origin = [], [], []
     for position, entry in enumerate(entries):
         count = 1
         if entry.name.lower().endswith(PAGED_SUFFIXES):
-            path = root / entry.name
-            source = Page(members.file(position), member=members[position]) if members is not None else path
-            count = count_pages(source)
+            path = root / entry.name if members is None else members.file(position)
+            member = None if members is None else members[position]
+            count = count_pages(Page(path, member=member, max_pixels=max_pixels))
         for page in range(count):
             name = f"{entry.name}{PAGE_MARK}{page + 1}" if count > 1 else entry.name
             every.append(entry._replace(name=name, group=entry.group or entry.name))

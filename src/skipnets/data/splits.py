@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
-from skipnets.terminal import csv_text, from_csv_text
+from skipnets.terminal import csv_rows, csv_text, from_csv_text
 
 SPLITS = ("train", "val", "test")
 LATEST_FIRST = {split: rank for rank, split in enumerate((*reversed(SPLITS), ""))}
@@ -224,7 +224,7 @@ def write_splits(path: str | os.PathLike[str], rows: Sequence[SplitRow]) -> None
         # File names need not be valid UTF-8; surrogateescape hands their bytes through.
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_rows(file)
         columns = SplitRow._fields if any(row.fold for row in rows) else SplitRow._fields[:-1]
         writer.writerow(columns)
         writer.writerows(map(csv_text, row[: len(columns)]) for row in rows)

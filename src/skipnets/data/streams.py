@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES, Source
+from skipnets.data.decoding import EXTRA_OF_SUFFIX, SUFFIXES, Source
 from skipnets.errors import UserError, missing_extra, one_line
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "check_addresses",
     "image_sources",
     "is_failed_read",
+    "paths_on_standard_input",
     "unreadable_image",
 ]
 
@@ -38,7 +39,7 @@ _TAR = (".tar", ".tar.gz", ".tgz")
 _PARQUET = (".parquet",)
 # Files with these names hold images.
 SHARD_SUFFIXES = (*_TAR, *_PARQUET)
-_IMAGES = (*SUFFIXES, *HEIF_SUFFIXES)
+_IMAGES = (*SUFFIXES, *EXTRA_OF_SUFFIX)
 _IMAGE_COLUMNS = ("image", "bytes", "image_bytes", "content", "data", "jpg", "jpeg", "png")
 _ROWS_AT_ONCE = 64
 
@@ -406,10 +407,19 @@ def _of_file(files: _Files, path: str) -> Iterator[ImageSource]:
         )
 
 
+def paths_on_standard_input() -> Iterator[str]:
+    """The lines of standard input that are not empty; names of files need not be valid UTF-8."""
+    reconfigure = getattr(sys.stdin, "reconfigure", None)  # streams that tests put in its place have none
+    if reconfigure is not None:
+        reconfigure(errors="surrogateescape")
+    for line in sys.stdin or ():
+        if path := line.rstrip("\r\n"):
+            yield path
+
+
 def _from_standard_input(wanted: Wanted, seen: set[object]) -> Iterator[tuple[str, Source]]:
-    for line in sys.stdin:
-        path = line.rstrip("\r\n")
-        if not path or not wanted(path):
+    for path in paths_on_standard_input():
+        if not wanted(path):
             continue
         try:
             repeated = _is_repeated(_Local(), path, seen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import os
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
-from skipnets.terminal import csv_text
+from skipnets.terminal import csv_rows, csv_text
 
 __all__ = ["check_table_path", "write_table"]
 
@@ -67,7 +66,7 @@ def _write_csv(path: Path, columns: Mapping[str, Column]) -> None:
     # File names need not be valid UTF-8; surrogateescape preserves their bytes. All names stay as they are
     # but those that a spreadsheet would take for a formula.
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_rows(file)
         writer.writerow(map(csv_text, columns))  # names of targets come from outside, too
         writer.writerows(zip(*map(_for_csv, columns.values()), strict=True))
 

@@ -6,7 +6,6 @@ Shapes: C channels, H height, W width, of one image; (C, L) of a signal, (C, D, 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 import json
@@ -28,7 +27,7 @@ from skipnets.models.family import family_of
 from skipnets.models.graph import BlockExecution, Graph
 from skipnets.models.operations import Shape
 from skipnets.tables import Display, FittingTable, make_table, properties_table
-from skipnets.terminal import csv_text
+from skipnets.terminal import csv_rows, csv_text
 
 MIB = 2**20
 
@@ -149,7 +148,7 @@ class Summary(Display):
     def to_csv(self, depth: int | None = None) -> str:
         """CSV with one line per layer: exact numbers, memory in bytes, shapes as C×H×W."""
         file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_rows(file)
         writer.writerow(field.name for field in dataclasses.fields(Layer))
         for layer in self.rows(depth):
             writer.writerow(
