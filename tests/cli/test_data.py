@@ -122,7 +122,10 @@ def test_missing_files_are_all_listed(tmp_path: Path, run: Run) -> None:
         (("--colour", "3"), "--colour: no such option"),
         (("--page", "0"), "page=0: must be a number from 1, or all"),
         (("--group-pattern", "("), "--group-pattern=(: not a regular expression"),
-        (("--group-pattern", "x(.)"), "--group-pattern=x(.): finds no group in 6 of 6 paths: Testing/cat/0.png"),
+        (
+            ("--group-pattern", "x(.)"),
+            "--group-pattern=x(.): finds no group in 6 of 6 paths: Testing/cat/0.png",
+        ),
     ],
 )
 def test_wrong_options_are_one_line(leaky: Path, run: Run, words: tuple[str, ...], message: str) -> None:

@@ -72,11 +72,21 @@ def test_a_model_file_is_served_by_the_engine_without_torch(tmp_path: Path) -> N
         (["--host", "256.0.0.1", "--no-token"], "--host=256.0.0.1: not an address of this machine"),
         (["--host", "203.0.113.7", "--no-token"], "--host=203.0.113.7: not an address of this machine"),
         (["--host", "0.0.0.0"], "--host=0.0.0.0: every machine that reaches it could use the server"),
-        (["--max-image-memory", "0"], "--max-image-memory=0.0: must be above 0"),
+        (["--max-image-memory", "0"], "--max-image-memory=0.0: must be a finite number above 0"),
         (["--batch-size", "0"], "--batch-size=0: must be at least 1"),
         (["--workers", "0"], "--workers=0: must be at least 1"),
-        (["--max-files", "0"], "--max-files=0: must be above 0"),
-        (["--max-megapixels", "0"], "--max-megapixels=0.0: must be above 0"),
+        (["--max-files", "0"], "--max-files=0: must be a finite number above 0"),
+        (["--max-megapixels", "0"], "--max-megapixels=0.0: must be a finite number above 0"),
+        *(
+            ([f"--{name}", value], f"--{name}={float(value)}: must be a finite number above 0")
+            for name in ("max-megabytes", "max-megapixels", "max-image-memory", "timeout", "timeout-head")
+            for value in ("inf", "nan")
+        ),
+        (["--max-megabytes", "1e308"], "--max-megabytes=1e+308: must be a finite number above 0"),
+        (["--batch-delay", "inf"], "--batch-delay=inf: must be from 0 to 1 second"),
+        (["--batch-delay", "nan"], "--batch-delay=nan: must be from 0 to 1 second"),
+        (["--coverage", "nan"], "--coverage=nan: must be above 0 and below 1"),
+        (["--reject", "inf"], "--reject=inf: must be above 0 and below 1"),
         (["--examples", "nowhere"], "nowhere"),
         (["--token", ""], "--token is empty"),
         (["--token", "ü"], "--token must be printable ASCII"),

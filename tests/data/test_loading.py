@@ -262,6 +262,15 @@ def test_a_batch_that_failures_leave_one_of_is_left_out(damaged):
     assert [len(index) for _, _, index in validation_loader(three, PREPROCESSING, batch_size=2)] == [1]
 
 
+def test_an_epoch_has_as_many_steps_as_was_said(damaged):
+    loader = training_loader(damaged, PREPROCESSING, batch_size=2)
+    for number in range(6):
+        seen = [tuple(index.tolist()) for _, _, index in epoch(loader, number)]
+        assert len(seen) == len(loader) == 20
+        assert min(map(len, seen)) == 2
+    assert len(list(validation_loader(damaged, PREPROCESSING, batch_size=1))) == 39  # none is counted twice
+
+
 def test_processes_that_train_together_take_equally_many_steps(damaged):
     """With batches of two, each of the two damaged images leaves a batch of one behind."""
     for number in range(6):

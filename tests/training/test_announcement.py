@@ -45,6 +45,16 @@ def test_network_length_and_settings_are_told(tiny: MakeConfig, monkeypatch: pyt
     assert "augmentation flip (mirrored too); label" in _rows(announcement(mirrored, dataset))[-1]
 
 
+def test_steps_are_of_the_images_of_all_devices_and_accumulated_batches(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(tiny().data)
+    prepared = prepare(tiny(accumulate=2), dataset)
+    assert "3 epochs of 3 steps of 32 images" in announcement(prepared, dataset)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "3 epochs of 2 steps of 64 images" in announcement(prepared, dataset)
+
+
 def test_reading_that_takes_long_and_what_was_found_on_the_way_are_told(tiny: MakeConfig) -> None:
     config = tiny()
     dataset = open_dataset(config.data)

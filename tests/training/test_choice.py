@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import skipnets
 from skipnets.classifier import Classifier
@@ -22,6 +24,7 @@ from skipnets.training import TrainConfig, budget, choice
 from skipnets.training import prepare as prepare_module
 from skipnets.training.choice import choose
 from skipnets.training.prepare import prepare
+from skipnets.training.supplied import Supplied
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -191,6 +194,33 @@ def test_speed_is_measured_at_the_size_of_ones_own_weights(
     assert set(measured) == {("resnet8_w16", (16, 24))}
 
 
+def test_speed_is_measured_at_the_size_that_weights_or_recipes_state(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]], tmp_path: Path
+) -> None:
+    data = images(300, 80, 80)
+    model = create_model("resnet8_w16", num_classes=2)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")  # as timm's repositories are
+    stated = {"input_size": [3, 40, 48], "mean": [0.5] * 3, "std": [0.2] * 3, "interpolation": "bilinear"}
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    of_timm = open_config(tiny, time="100s", weights=str(tmp_path), model="resnet8_w16")
+    assert prepare(of_timm, data).preprocessing.size == (40, 48)
+    assert set(measured) == {("resnet8_w16", (40, 48))}
+
+    measured.clear()
+    model = create_model("resnet8_w16", num_classes=2, weights=tmp_path)
+    handed_over = Supplied(model=model)
+    prepared = prepare(open_config(tiny, time="100s"), data, supplied=handed_over)
+    assert prepared.preprocessing.size == (40, 48)
+    assert set(measured) == {("resnet8_w16", (40, 48))}
+    assert prepared.config.lr == 0.03  # as of other weights
+
+    measured.clear()
+    small = images(300, 60, 60)
+    prepared = prepare(open_config(tiny, time="100000s", recipe="paper-imagenet", batch_size=8), small)
+    assert (prepared.config.model, prepared.preprocessing.size) == ("densenet121", (224, 224))
+    assert set(measured) == {("densenet121", (224, 224))}
+
+
 def test_what_reads_and_varies_images_one_by_one_is_taken_where_time_is_left_for_it(
     tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +264,7 @@ def test_every_decision_is_within_bounds(
             default_model="resnet18",
             network=lambda name: model_config(name, num_classes=2, in_chans=3),
             precision="32-true",
+            pretrained=False,
             started=0.0,
         )
         values, each = found.values, found.seconds_per_image

@@ -16,6 +16,7 @@ import yaml
 from scipy.special import softmax
 
 import skipnets
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.splits import read_split_rows
 from skipnets.duration import parse_duration
 from skipnets.errors import UserError
@@ -175,7 +176,7 @@ def test_an_earlier_run_s_folds_can_be_repeated(whole: Run, data: Path, tmp_path
 
 def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path: Path) -> None:
     for changes, message in (
-        ({"devices": 2}, r"^devices=2: must be 1 with folds"),
+        ({"devices": 2}, r"^devices: folds are trained one after another on one device, not on 2$"),
         ({"folds": 40}, r'^folds=40: .* has classes with fewer images than folds: "0" has 30'),
         ({"fractions": (0.8, 0.0, 0.2)}, r"^fractions=.*: must leave images to choose the best epoch on"),
         ({"splits": tmp_path / "none.csv"}, r"none\.csv: No such file"),
@@ -185,6 +186,15 @@ def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path:
         assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=r"^folds=1: must be at least 2"):
         settings(data, tmp_path / "run", folds=1)
+
+
+def test_processes_of_torchrun_do_not_train_folds_together(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^devices: folds are trained .* on one device, not on 2$"):
+        train(settings(data, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_folds_that_took_longer_than_asked_say_so(
@@ -325,3 +335,29 @@ def test_folds_of_numbers_are_joined_and_averaged(number_folds_run: Run) -> None
     # Of every third image the level is not known.
     assert [row["images"] for row in run.scores["targets"]] == [44, 44 - 15]
     assert sum(value is None for value in table["y:<b>level</b>"]) == 15
+
+
+def test_a_resumed_run_keeps_copies_together_in_every_fold(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "digits"
+    shutil.copytree(data / "train", copied)
+    for image in sorted(copied.glob("*/0*.png")):
+        shutil.copy(image, image.with_name(f"copy of {image.name}"))
+    seen: list[list[tuple[str, str]]] = []
+
+    def stopped(fold: Run, config: TrainConfig, dataset: ImageDataset, **_: object) -> None:
+        seen.append(sorted(zip(dataset.names, dataset.splits.tolist(), strict=True)))
+        if len(seen) in (1, 2):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "train_on", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(copied, tmp_path / "run"))
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "run")
+    assert seen[0] == seen[1]
+    split_of = dict(seen[1])
+    pairs = [(name, name.replace("copy of ", "")) for name in split_of if "copy of" in name]
+    assert len(pairs) == 30
+    assert all(split_of[one] == split_of[other] for one, other in pairs)

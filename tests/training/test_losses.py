@@ -43,6 +43,14 @@ def test_the_closed_form() -> None:
     assert float(FocalLoss(3.0, weight=WEIGHT)(LOGITS, LABELS)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_half_precision_is_computed_in_float32() -> None:
+    half = LOGITS.bfloat16()
+    loss = FocalLoss()(half, LABELS)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, FocalLoss()(half.float(), LABELS))
+    assert FocalLoss()(LOGITS.double(), LABELS).dtype == torch.float64
+
+
 def test_by_name() -> None:
     config = TrainConfig(data="x", out=Path("x"), loss="focal", focal_gamma=1.5, label_smoothing=0.1)
     expected = FocalLoss(1.5, weight=WEIGHT, label_smoothing=0.1)(LOGITS, LABELS)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import skipnets
 from skipnets.data.sources import open_dataset
+from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import TrainConfig, train, trainer
 
 MakeConfig = Callable[..., TrainConfig]
@@ -64,6 +67,28 @@ def test_undecodable_images_are_named_and_counted(
     told = capsys.readouterr().err
     assert "2 images could not be decoded and were left out: train/0/03.png, val/1/21.png" in told
     assert "there are no test images" in told
+
+
+def test_every_epoch_is_validated_where_damaged_images_leave_batches_out(
+    tiny: MakeConfig, digits_folder: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(digits_folder, root)
+    for broken in ("0/03.png", "1/05.png", "2/07.png"):
+        (root / broken).write_bytes(b"no image")
+    run = train(tiny(data=root, epochs=2, batch_size=2, duplicates="ignore"))
+    assert [row.epoch for row in run.rows] == [1, 2]
+    assert run.rows[0].val_loss != run.rows[1].val_loss
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_network_that_a_program_hands_over_ends_with_the_best_weights(tiny: MakeConfig, ema: float) -> None:
+    model = skipnets.create_model("resnet8_w16", num_classes=3, in_chans=1, block_config=(1,))
+    config = tiny(model=None, model_options={}, epochs=4, ema=ema, best_by="loss", lr=0.5)
+    best = train(config, model=model).model
+    tensors = read_model_file(best).tensors()
+    assert tensors.keys() <= model.state_dict().keys()
+    assert all(np.array_equal(model.state_dict()[name].numpy(), tensors[name]) for name in tensors)
 
 
 def test_the_best_epochs_averaged_weights_are_what_was_validated(tiny: MakeConfig) -> None:

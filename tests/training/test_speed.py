@@ -23,6 +23,24 @@ def test_a_network_s_speed_is_measured_without_a_trace() -> None:
     assert mixed > 0
 
 
+def test_a_batch_that_does_not_fit_is_estimated_from_a_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = torch.nn.functional.cross_entropy
+    most = 4
+
+    def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if len(logits) > most:
+            raise torch.OutOfMemoryError
+        return original(logits, labels)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", cross_entropy)
+    config = model_config("resnet8_w16", width=4, num_classes=3)
+    measured = {"size": (8, 8), "batch_size": 64, "device": torch.device("cpu")}
+    assert seconds_per_image(config, **measured) > 0
+    most = 0
+    with pytest.raises(UserError, match="the GPU's memory is too small for 4 images of 8×8 in resnet8_w16"):
+        seconds_per_image(config, **measured)
+
+
 def test_the_device_is_the_accelerators() -> None:
     assert training_device("cpu").type == "cpu"
     assert training_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

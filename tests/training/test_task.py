@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from skipnets.errors import UserError
 from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import TrainConfig, train
 from skipnets.training.prepare import prepare
-from skipnets.training.task import ClassificationTask
+from skipnets.training.task import BalancedAccuracy, ClassificationTask, TrainingSums
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -80,6 +81,25 @@ def test_a_step_and_a_validation_are_plain_pytorch_s(tiny: MakeConfig, monkeypat
     assert logged["val_accuracy"].item() == pytest.approx(accuracy_score(labels, predicted))
     assert logged["val_balanced_accuracy"].item() == pytest.approx(balanced_accuracy_score(labels, predicted))
     torch.testing.assert_close(logged["val_loss"], nn.functional.cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 1], [2], [0, 1, 2, 3]])
+def test_balanced_accuracy_is_scikit_learn_s_where_an_absent_class_is_predicted(labels: list[int]) -> None:
+    predicted = [0, 3, 1, 1, 2][: len(labels)]
+    metric = BalancedAccuracy(4)
+    for label, guess in zip(labels, predicted, strict=True):
+        metric.update(torch.tensor([guess]), torch.tensor([label]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that y_pred has classes that y_true has not
+        assert float(metric.compute()) == pytest.approx(balanced_accuracy_score(labels, predicted))
+
+
+def test_sums_of_losses_in_half_precision_are_exact() -> None:
+    sums = TrainingSums()
+    for _ in range(1000):
+        sums.add(torch.tensor(16.0, dtype=torch.bfloat16), torch.tensor(7), images=16)
+    means = sums.take(lambda total, reduce_op: total)
+    assert (means["train_loss"].item(), means["train_accuracy"].item()) == (1.0, 7 / 16)
 
 
 def test_more_frozen_stages_than_there_are(tiny: MakeConfig) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from skipnets.data.sources import open_dataset
 from skipnets.models.factory import create_model
 from skipnets.training import TrainConfig
 from skipnets.training.prepare import prepare
+from skipnets.training.supplied import Supplied
 from skipnets.training.whitening import whitening_filters
 
 MakeConfig = Callable[..., TrainConfig]
@@ -42,6 +45,28 @@ def test_only_the_first_convolution_of_a_new_network_is_changed(tiny: MakeConfig
     torch.testing.assert_close(filters[4:], -filters[:4])
     lengths = filters.flatten(1).norm(dim=1)
     torch.testing.assert_close(lengths, theirs["conv1.weight"].flatten(1).norm(dim=1).mean().expand(8))
+
+
+@pytest.mark.parametrize("recipe", ["auto", "speedrun"])
+def test_pretrained_filters_and_those_of_a_program_are_kept(
+    recipe: str, tiny: MakeConfig, tmp_path: Path
+) -> None:
+    config = tiny(recipe=recipe, model=None, model_options={}, epochs=1, channels=1)
+    dataset = open_dataset(config.data)
+    model = create_model("resnet8_w16", num_classes=3, in_chans=1)
+    filters = model.conv1.weight.detach().clone()
+    prepared = prepare(config, dataset, supplied=Supplied(model=model))
+    assert prepared.model is model
+    assert torch.equal(model.conv1.weight, filters)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    tuned = prepare(
+        dataclasses.replace(config, model="resnet8_w16", weights=str(tmp_path / "w.pth")), dataset
+    )
+    assert torch.equal(tuned.model.get_parameter("conv1.weight"), filters)
+    again = prepare(tuned.config, dataset)  # as --config run.yaml does, and every fold
+    assert torch.equal(again.model.get_parameter("conv1.weight"), filters)
+    new = prepare(dataclasses.replace(config, model="resnet8_w16"), dataset)
+    assert new.config.whiten_stem
 
 
 def test_images_smaller_than_the_filters_leave_them_random(

@@ -387,8 +387,8 @@ class ImageLoader:
     Images are of the preprocessing's `pixel_type`, from 0 to 255.
 
     Images that cannot be decoded are left out of their batch, named in the log once, and kept in
-    `failures`. In training, a batch of which fewer than two remain is left out too; where several processes
-    train together another comes twice for it, because all must take equally many steps.
+    `failures`. In training, a batch of which fewer than two remain is left out too, and another comes twice
+    for it: an epoch has as many steps as was said, and as many in every process.
 
     Attributes:
         sampler: The schedule; call its `set_epoch` before each epoch. (Lightning does.)
@@ -477,7 +477,7 @@ class ImageLoader:
                     logger.warning("left out: %s", reason)
                     self.failures[name] = reason
             if len(index) < self.sampler.smallest:
-                at.owed += self.sampler.shares > 1
+                at.owed += self.sampler.order is not None
                 continue
             batch = images.movedim(-1, 1), labels[index], index
             served += 1

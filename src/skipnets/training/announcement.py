@@ -16,7 +16,7 @@ from skipnets.training import budget
 from skipnets.training.config import ResolvedConfig
 from skipnets.training.prepare import Prepared
 from skipnets.training.progress_lines import end_text
-from skipnets.training.speed import training_device
+from skipnets.training.speed import device_count, training_device
 
 # Reading the images is told of where it takes at least so many seconds.
 _LONG = 5.0
@@ -55,13 +55,14 @@ def announcement(
     config, model = prepared.config, prepared.model
     size = "×".join(map(str, config.size))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    steps = max(-(-config.epoch_images // config.batch_size), 1)
+    of_step = config.batch_size * config.accumulate * device_count(config.devices, config.accelerator)
+    steps = max(-(-config.epoch_images // of_step), 1)
     color = channel_word(config.channels) if dataset.dims == 2 else INPUTS[dataset.dims]
     network = f"{config.model}, {parameters:,} parameters, {size} {color}"
     if prepared.seconds_per_image is not None:
         milliseconds = float(f"{1000 * prepared.seconds_per_image:.2g}")  # two digits, never an exponent
         network += f", {config.precision}, {milliseconds:g} ms an image on {_device(config)}"
-    length = f"{counted(config.epochs, 'epoch')} of {counted(steps, 'step')} of {config.batch_size} images"
+    length = f"{counted(config.epochs, 'epoch')} of {counted(steps, 'step')} of {of_step} images"
     passes = config.epoch_images / len(dataset.split("train"))
     if passes != 1:
         length += f" (an epoch is {passes:.2g} passes over the training images)"

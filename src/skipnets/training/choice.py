@@ -73,6 +73,7 @@ def choose(
     networks: Sequence[str] = (),
     network: Callable[[str], ModelConfig],
     precision: Precision,
+    pretrained: bool,
     started: float,
 ) -> Choice:
     """Decide what the configuration leaves open.
@@ -86,6 +87,7 @@ def choose(
         networks: Those to choose from that the weights are published for, from cheap to costly.
         network: The configuration of a name, for the data's classes and channels.
         precision: Number format that training will have, if nothing is measured.
+        pretrained: Whether the network has other than random weights.
         started: When the run's time began, on `budget.clock`.
     """
     automatic = config.recipe in (None, "auto")
@@ -101,7 +103,7 @@ def choose(
         passes=0,
         batch_size=config.batch_size or 0,
         mirrored=float(config.augmentation is not None or keeps_class_mirrored(train)),
-        pretrained=float(config.weights is not None),
+        pretrained=float(pretrained),
     )
     values: dict[str, Any] = {}
     if automatic:

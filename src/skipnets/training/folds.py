@@ -55,6 +55,7 @@ from skipnets.training.rate_finder import with_found_rate
 from skipnets.training.run import Run, begin, claim, write_config
 from skipnets.training.scores import headline_scores
 from skipnets.training.search_time import copies_within
+from skipnets.training.speed import device_count
 from skipnets.training.supplied import Supplied
 
 _HEADERS_READ = 5000
@@ -165,7 +166,14 @@ def resume_folds(
     config = run.config if epochs is None else extended_config(run, epochs)
     assert config.folds is not None
     options = config.data_options
-    dataset = find_with_own_splits(config.data, download=config.download, options=options)
+    dataset = find_with_own_splits(
+        config.data,
+        download=config.download,
+        # Those that stay together in a fold's splits; what was dropped is not in splits.csv.
+        duplicates="ignore" if config.duplicates == "drop" else config.duplicates,
+        options=options,
+        copies_within=copies_within(config),
+    )
     folds = read_folds(dataset, run.splits, config.folds, missing=missing or options.missing)
     check_images(run.splits, dataset)
     if epochs is not None:
@@ -176,10 +184,8 @@ def resume_folds(
 
 
 def _check_options(config: TrainConfig) -> None:
-    if str(config.devices) != "1":
-        raise UserError(
-            f"devices={config.devices}: must be 1 with folds, which are trained one after another"
-        )
+    if (count := device_count(config.devices, config.accelerator)) != 1:
+        raise UserError(f"devices: folds are trained one after another on one device, not on {count}")
 
 
 def _within(config: TrainConfig, seconds: float) -> TrainConfig:

@@ -43,6 +43,7 @@ class FocalLoss(nn.Module):
 
         With class weights, as in PyTorch's cross-entropy, it is the weighted mean for labels.
         """
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         shares = F.one_hot(targets, logits.shape[1]).to(logits.dtype) if targets.ndim == 1 else targets
         smoothed = shares * (1 - self.label_smoothing) + self.label_smoothing / logits.shape[1]
         log_probabilities = logits.log_softmax(1)

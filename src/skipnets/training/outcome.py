@@ -87,13 +87,11 @@ def finish(
 ) -> dict[str, float]:
     """Draw the curves, read the test split for the first and only time, record its scores.
 
-    A network that is no part of this package gets the best epoch's weights.
-
     Args:
         run: Which has been trained.
         config: Of the run.
         dataset: With its splits.
-        model: The network that was trained.
+        model: The network that was trained; it gets the best epoch's weights.
         metrics: That a program added, by name.
         say: Shows a line.
 
@@ -107,12 +105,15 @@ def finish(
             f"see {run.skipped_file}"
         )
     draw_run_curves(run, config, run.rows, run.best_epoch)
+    network = model.network if isinstance(model, CustomModel) else None
     classifier = load(
         run.model,
         device="cpu" if config.accelerator == "cpu" else "auto",
         precision="32-true" if config.precision in ("32-true", "64-true") else "auto",
-        model=model.network if isinstance(model, CustomModel) else None,
+        model=network,
     )
+    if network is None:
+        model.load_state_dict(load(run.model, runtime="torch", device="cpu").model.state_dict())
     classifier.provenance["epochs"] = len(run.rows)
     if dataset.multi_label:
         rule = ThresholdRule.parse(config.threshold or "f1")

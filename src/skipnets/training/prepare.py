@@ -34,6 +34,7 @@ from skipnets.models.factory import create_model
 from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
 from skipnets.models.weights import is_cached, network_of
 from skipnets.models.weights.named import load_named_weights
+from skipnets.models.weights.sources import read_source
 from skipnets.training import budget
 from skipnets.training.auto import PRETRAINED
 from skipnets.training.callbacks import seed_everything
@@ -140,6 +141,7 @@ def prepare(
         config, expected = _with_network_of_weights(config)
     _note_unequal_classes(config, train)
     automatic = config.recipe in (None, "auto")
+    recipe = RECIPES[config.recipe or "auto"]
     networks: tuple[str, ...] = ()
     if automatic and config.model is None and not config.model_options and dataset.dims == 2:
         config, networks = _with_published_weights(config, train)
@@ -165,16 +167,21 @@ def prepare(
     precision = resolve_precision(config.precision, config.accelerator)
     own_sides = automatic and config.weights is None
     kept = LARGE_SIZE if own_sides else SMALL
-    natural = config.size or _size_of(config.weights)
+    natural = (
+        config.size
+        or recipe.get("size")
+        or _stated_size(config, supplied, read=load_weights and dataset.dims == 2 and not networks)
+    )
     if not natural:
         natural = LARGE_SIZE if networks else natural_size(train, kept=kept, elongated=own_sides)
     small = max(_pair(natural)) <= SMALL
     static_model = SMALL_MODEL if small and config.weights is None else LARGE_MODEL
-    static_model = RECIPES[config.recipe or "auto"].get("model", static_model)
+    static_model = recipe.get("model", static_model)
     if custom is None and not isinstance(supplied.model, Backbone):
         _check_network(model_config(config.model or static_model, **options), config)
     if on_checked is not None:
         on_checked()
+    pretrained = config.weights is not None or getattr(supplied.model, "weights_report", None) is not None
     chosen = choose(
         config,
         dataset,
@@ -184,10 +191,13 @@ def prepare(
         networks=networks,
         network=lambda name: custom or model_config(name, **options),
         precision=precision,
+        pretrained=pretrained,
         started=started,
     )
     config = with_recipe(config, **{"model": static_model, **chosen.values})
     config = dataclasses.replace(config, precision=chosen.precision)
+    if given.whiten_stem is None and (config.weights is not None or supplied.model is not None):
+        config = dataclasses.replace(config, whiten_stem=False)
     name = config.model or static_model
     seed_everything(config.seed)
     model: Backbone[Any]
@@ -398,14 +408,31 @@ def _network_of(weights: str | None) -> ModelConfig | None:
     return config if config.name in REGISTRY else None
 
 
-def _size_of(weights: str | None) -> tuple[int, ...] | None:
-    """The input size of one of our model files or run folders; None for other weights."""
-    if weights is None or not Path(weights).exists():
+def _stated_size(config: TrainConfig, supplied: Supplied, *, read: bool) -> tuple[int, ...] | None:
+    """The input size that weights state: those to be loaded, or those of a network that a program hands over.
+
+    Args:
+        config: As the user gave it.
+        supplied: What a program hands over.
+        read: Whether weights that are no model file of ours may be read for it, or downloaded.
+
+    Returns:
+        None where they state none.
+    """
+    if isinstance(supplied.model, Backbone):
+        report = supplied.model.weights_report
+        return report.input.size if report is not None and report.input is not None else None
+    if config.weights is None:
         return None
     try:
-        return tuple(describe(weights)["preprocessing"]["size"])
-    except (UserError, KeyError):
+        return tuple(describe(config.weights)["preprocessing"]["size"])
+    except (UserError, KeyError):  # not a model file or run folder of ours
+        pass
+    name = config.model or RECIPES[config.recipe or "auto"].get("model", LARGE_MODEL)
+    if not read or name not in REGISTRY:
         return None
+    stated = read_source(config.weights, model_name=name).input
+    return None if stated is None else stated.size
 
 
 def _reset_head_of_other_classes(model: Backbone[Any], weights: str, dataset: ImageDataset) -> None:

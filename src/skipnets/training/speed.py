@@ -119,15 +119,26 @@ def seconds_per_image(
             return budget.clock() - start
 
         few = min(_FEW, batch_size)
-        step(few)
-        # The shorter of two: other programs make a step longer, and a plan for too few epochs stays.
-        if (seconds := min(step(few), step(few))) * batch_size / few > _LONG_STEP:
+        try:
+            step(few)
+            # The shorter of two: other programs make a step longer, and a plan for too few epochs stays.
+            seconds = min(step(few), step(few))
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"the GPU's memory is too small for {few} images of {'×'.join(map(str, size))} in "
+                f"{config.name}; take a smaller --size or another --model"
+            ) from None
+        if seconds * batch_size / few > _LONG_STEP:
             return seconds / few
-        step(batch_size)
-        begin = budget.clock()
-        steps: list[float] = []
-        while len(steps) < _STEPS or budget.clock() - begin < _SECONDS:
-            steps.append(step(batch_size))
+        try:
+            step(batch_size)
+            begin = budget.clock()
+            steps: list[float] = []
+            while len(steps) < _STEPS or budget.clock() - begin < _SECONDS:
+                steps.append(step(batch_size))
+        except torch.OutOfMemoryError:  # training will say what fits; its blocks may need less, too
+            torch.cuda.empty_cache()
+            return seconds / few
         return statistics.median(steps) / batch_size
 
 

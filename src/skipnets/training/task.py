@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 from typing_extensions import override
 
 from skipnets.errors import UserError
@@ -66,7 +66,9 @@ class TrainingSums:
             correct: How many predictions are right.
             images: Number of images.
         """
-        batch = torch.stack([loss, correct])
+        # Sums of many images need more digits than the loss of a batch in half precision has.
+        wide = torch.promote_types(loss.dtype, torch.float32)
+        batch = torch.stack([loss.to(wide), correct.to(wide)])
         self.sums = batch if self.sums is None else self.sums + batch
         self.images += images
 
@@ -80,6 +82,27 @@ class TrainingSums:
         totals = reduce(torch.cat([self.sums, self.sums.new_tensor([self.images])]), reduce_op="sum")
         self.sums, self.images = None, 0
         return {"train_loss": totals[0] / totals[2], "train_accuracy": totals[1] / totals[2]}
+
+
+class BalancedAccuracy(MulticlassStatScores):
+    """Mean recall of the classes that occur, as scikit-learn has it.
+
+    torchmetrics' own mean counts a class that does not occur as 0 where it is predicted.
+
+    Args:
+        classes: Their number.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes, average="none", validate_args=False)
+
+    @override
+    def compute(self) -> Tensor:
+        """The mean so far; NaN before the first image."""
+        scores = super().compute()
+        right, images = scores[:, 0], scores[:, 4]
+        occurs = images > 0
+        return (right[occurs] / images[occurs]).mean()
 
 
 class ClassificationTask(pl.LightningModule):
@@ -124,9 +147,7 @@ class ClassificationTask(pl.LightningModule):
         self.validation_metrics: dict[str, Metric] = {
             "val_loss": MeanMetric(nan_strategy="disable"),
             "val_accuracy": MulticlassAccuracy(model.num_classes, average="micro", validate_args=False),
-            "val_balanced_accuracy": MulticlassAccuracy(
-                model.num_classes, average="macro", validate_args=False
-            ),
+            "val_balanced_accuracy": BalancedAccuracy(model.num_classes),
         }
         self.further = [f"val_{name}" for name in metrics or {}]
         self.validation_metrics |= {f"val_{name}": metric for name, metric in (metrics or {}).items()}
