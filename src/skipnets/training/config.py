@@ -129,7 +129,7 @@ class TrainConfig:
     metrics, callbacks, logger or dataset, as train takes them in Python."""
     weights: Annotated[str | None, BeforeValidator(_text)] = None
     """Initial weights: a torchvision tag (imagenet), hf-hub:NAME, xrv:NAME, or a file. Default: random
-    weights."""
+    weights, or with the recipe auto ImageNet's, where they are on this machine and fit the images."""
     weights_ignore: tuple[str, ...] = ()
     """Names of tensors in these weights that are not the network's, or patterns such as "projection.*". They
     are listed."""
@@ -138,10 +138,10 @@ class TrainConfig:
     """Default values of the other options. Default: auto, which chooses them by the images and the time."""
     time: Annotated[str | None, BeforeValidator(_time)] = None
     """How long the run may take, evaluation included, such as 90s, 5m or 1h30m; a bare number is seconds.
-    Default, where epochs are not given either: from the number and size of the images."""
+    Default, with the recipe auto and without epochs: from the number and size of the images."""
     epochs: Count | None = None
     """Number of epochs: passes over the training images, unless epoch_images says otherwise. Default: what
-    fits into the time."""
+    fits into the time; without one, the recipe's."""
     epoch_images: Count | None = None
     """Training images of an epoch. Default: all of them; less where the time is too short for four passes,
     several times as many where it is enough for hundreds."""
@@ -325,7 +325,9 @@ class TrainConfig:
     patience: Annotated[int, Field(ge=0)] | None = None
     """Stop after this many epochs without a new best value of `best_by`; 0 never stops early."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Random seed: the same seed on the same machine gives the same result."""
+    """Random seed. The same run.yaml gives the same result on the same machine with the same versions; a new
+    run decides by measured speed what is not given (network, epochs, number format, block execution), so
+    its result may differ."""
 
     checkpoint_minutes: NotNegative = 10
     """Minutes between checkpoints within an epoch, from which --resume goes on to the step; 0 writes them at
@@ -486,7 +488,7 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
 
 
 def _without_warmup_of_run(options: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The options without a warm-up that a run recorded for its own number of epochs; this is said."""
+    """The options without a warm-up that a run recorded for its own number of epochs, which is logged."""
     # Only a run records operators: in a file that a person wrote, the warm-up is meant.
     if "operators" not in options or not options.get("warmup") or changes.get("warmup") is not None:
         return options
