@@ -38,7 +38,6 @@ from skipnets.training.own_measures import (
     known_numbers,
     of_known,
 )
-from skipnets.training.supplied import Supplied, check_task
 
 NAN = float("nan")
 TINY = "tests.helpers.own_networks:TinyNet"
@@ -267,14 +266,6 @@ def test_a_metric_is_tried_before_the_training(
         return
     with pytest.raises(UserError, match=message):
         check_metrics({"m": metric}, dataset)
-
-
-@pytest.mark.parametrize(("name", "fields"), [("auroc", LABELED), ("mae", NUMBERED)])
-def test_a_metric_is_not_called_like_one_that_every_such_run_measures(
-    name: str, fields: dict[str, Any]
-) -> None:
-    with pytest.raises(UserError, match=f"metrics: {name} must have another name: .* measures val_{name}"):
-        check_task(Supplied(metrics={name: MeanAbsoluteError()}), labeled(WHOLE, **fields))
 
 
 def test_metrics_get_what_torchmetrics_takes() -> None:

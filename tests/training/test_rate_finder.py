@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.training.test_trainer import interrupt_at
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from skipnets.data.sources import find_dataset
 from skipnets.errors import UserError
-from skipnets.training import TrainConfig, rate_finder, train
+from skipnets.training import TrainConfig, gpu_memory, rate_finder, train
 from skipnets.training.prepare import class_weights, prepare
 from skipnets.training.rate_finder import HIGHEST, LOWEST, averaged, find_rate, steepest
 from skipnets.training.task import ClassificationTask
@@ -64,6 +66,49 @@ def test_looking_changes_nothing_that_training_starts_with(tiny: MakeConfig) -> 
     assert (np.diff(search.rates) > 0).all()
     # Of three classes; at the lowest rates nothing is learned yet.
     np.testing.assert_allclose(search.losses[:3], np.log(3), rtol=0.2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"bias_lr": 16.0}, {"layer_decay": 0.5}, {"bias_lr": 4.0, "layer_decay": 0.5, "accumulate": 2}],
+)
+def test_parts_of_the_network_have_the_multiples_of_the_rate_that_they_have_in_the_run(
+    tiny: MakeConfig, options: dict[str, Any]
+) -> None:
+    rates: list[list[float]] = []
+    config = tiny(recipe="scratch", epochs=1, block_execution="plain", channels_last=False, **options)
+    dataset = find_dataset(config.data)
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: rates.append([group["lr"] for group in optimizer.param_groups])
+    )
+    try:
+        train(config)
+        of_run = rates[0]
+        rates.clear()
+        search = find_rate(prepare(config, dataset), dataset)
+    finally:
+        hook.remove()
+    assert len(set(of_run)) > 1
+    np.testing.assert_allclose([each[0] for each in rates], search.rates)
+    multiples = np.array(rates) / search.rates[:, None]
+    np.testing.assert_allclose(multiples, np.tile(of_run, (len(rates), 1)) / of_run[0])
+
+
+def test_several_devices_are_refused(tiny: MakeConfig) -> None:
+    config = tiny(devices=2)
+    dataset = find_dataset(config.data)
+    with pytest.raises(UserError, match=r"^find_lr: needs one device, not 2$"):
+        find_rate(prepare(config, dataset), dataset)
+
+
+def test_a_step_that_does_not_fit_into_memory_is_one_line(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_memory, "_gpu_bytes", lambda: 1 << 40)
+    interrupt_at(monkeypatch, 3, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    with pytest.raises(UserError, match=r"^batch_size=16: does not fit into the GPU's memory; take --batch"):
+        train(tiny(find_lr=True))
+    assert not tiny().out.exists()
 
 
 def test_a_run_records_the_rate_that_it_found(tiny: MakeConfig, tmp_path: Path) -> None:

@@ -274,11 +274,6 @@ def test_an_unmodified_model_is_one_of_the_registry(tiny: MakeConfig) -> None:
             {},
             r"metrics: f1 fails on arrays of shapes \(18, 3\) and \(18,\) \(.*number of classes",
         ),
-        (
-            {"metrics": {"loss": MulticlassF1Score(3)}},
-            {},
-            "metrics: loss must have another name: every run measures val_loss",
-        ),
         ({"metrics": [MulticlassF1Score(3)]}, {}, "metrics: must be torchmetrics by name, not list"),
         ({"loss": Locked()}, {"folds": 2}, r"^loss: must be something that copy.deepcopy can copy \(.*lock"),
         ({"loss": Locked()}, {"find_lr": True}, "^loss: must be something that copy.deepcopy can copy"),
@@ -324,11 +319,15 @@ def test_a_class_of_a_script_has_no_import(
     assert custom.import_path is None
 
 
-def test_a_metric_that_tables_know_has_one_column(tiny: MakeConfig) -> None:
-    run = train(tiny(epochs=1), metrics={"auroc": MulticlassAUROC(3)})
-    header = run.metrics.read_text().splitlines()[0].split(",")
-    assert header.count("val_auroc") == 1
-    assert 0 <= float(run.rows[0].val_auroc or -1) <= 1
+@pytest.mark.parametrize(
+    "name", ["loss", "accuracy", "balanced_accuracy", "average_precision", "auroc", "mae", "r2"]
+)
+def test_a_metric_is_not_called_like_one_that_runs_measure(tiny: MakeConfig, name: str) -> None:
+    """One of another task would be shown instead of the accuracy."""
+    message = f"^metrics: {name} must have another name: metrics.csv has a column val_{name} of its own$"
+    with pytest.raises(UserError, match=message):
+        train(tiny(), metrics={name: MulticlassAUROC(3)})
+    assert not tiny().out.exists()
 
 
 def test_a_module_of_another_width_is_one_line_wherever_it_is_given(trained: Run) -> None:

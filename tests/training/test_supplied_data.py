@@ -126,6 +126,26 @@ def test_numbers_without_names_keep_their_order_and_parts_the_names() -> None:
     assert as_dataset({"train": parts[0], "val": parts[1]}).classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("first", ["train", "test"])
+def test_numbers_are_those_of_the_classes_that_another_split_names(first: str) -> None:
+    class Named(list[tuple[Any, int]]):
+        classes = ("cat", "dog", "owl")
+
+    parts: dict[str, Any] = {
+        "train": Named([(GRAY, 2), (GRAY, 0)]),
+        "test": [(GRAY, 1), (GRAY, np.int64(2)), (GRAY, "cat")],
+    }
+    dataset = as_dataset(dict(sorted(parts.items(), key=lambda item: item[0] != first)))
+    assert dataset.classes == ("cat", "dog", "owl")
+    assert dataset.labels[dataset.splits == "train"].tolist() == [2, 0]
+    assert dataset.labels[dataset.splits == "test"].tolist() == [1, 2, 0]
+    for label in (3, -1, np.int64(3), "bird"):
+        shown = repr(label.item() if isinstance(label, np.int64) else label)
+        message = rf"^dataset: test\[0\]: label {shown} must be a number from 0 to 2 or one of cat, dog, owl$"
+        with pytest.raises(UserError, match=message):
+            as_dataset(parts | {"test": [(GRAY, label)]})
+
+
 def test_labels_are_positions_in_the_classes() -> None:
     class Named(list[tuple[Any, int]]):
         classes = ("cat", "dog")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 import time
@@ -188,7 +187,6 @@ class Record(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]  # the first group is never one of biases alone
         seconds = time.perf_counter() - self._epoch_started - self._validation_seconds
-        columns = {field.name for field in dataclasses.fields(Row)}
         row = Row(
             epoch=trainer.current_epoch + 1,
             lr=rate,
@@ -207,7 +205,7 @@ class Record(Callback):
             val_auroc=metrics.get("val_auroc"),
             val_mae=metrics.get("val_mae"),
             val_r2=metrics.get("val_r2"),
-            further={name: metrics[name] for name in pl_module.further if name not in columns},
+            further={name: metrics[name] for name in pl_module.further},
         )
         self._check(pl_module, row)
         data = trainer.datamodule  # type: ignore[attr-defined]

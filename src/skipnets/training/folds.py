@@ -165,6 +165,7 @@ def resume_folds(
     """
     config = run.config if epochs is None else extended_config(run, epochs)
     assert config.folds is not None
+    _check_options(config)
     options = config.data_options
     dataset = find_with_own_splits(
         config.data,

@@ -15,9 +15,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.tuner.tuning import Tuner
 from torch import Tensor
 from torch.optim import Optimizer
@@ -30,10 +32,11 @@ from skipnets.training.callbacks import seed_everything
 from skipnets.training.copying import own_copy
 from skipnets.training.curves import PAPER
 from skipnets.training.data import ImageDataModule
-from skipnets.training.optimization import make_optimizer, parameter_groups
+from skipnets.training.gpu_memory import out_of_memory
 from skipnets.training.prepare import Prepared
 from skipnets.training.quiet import quiet_lightning
 from skipnets.training.regression import scaled_dataset, target_scales
+from skipnets.training.run import Run
 from skipnets.training.speed import device_count
 from skipnets.training.supplied import Supplied
 from skipnets.training.task import Batch, ClassificationTask
@@ -94,8 +97,8 @@ class RateSearch:
                 figure.savefig(temporary)
 
 
-class _AtOneRate(pl.LightningModule):
-    """Trains as a task does, with the recipe's optimizer but without its schedule.
+class _AtRisingRate(pl.LightningModule):
+    """Trains as a task does, with its optimizer but without its schedule.
 
     Args:
         task: The task.
@@ -105,6 +108,7 @@ class _AtOneRate(pl.LightningModule):
         super().__init__()
         self.task = task
         self.losses: list[Tensor] = []
+        self.multiples: list[float] = []
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -122,18 +126,25 @@ class _AtOneRate(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        config = self.task.config
-        groups = parameter_groups(
-            self.task.model, config.weight_decay, decay_norm_and_bias=config.decay_norm_and_bias
-        )
-        return make_optimizer(
-            config.optimizer,
-            groups,
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            fused=config.precision != "16-mixed",
-        )
+        optimizer = self.task.configure_optimizers()["optimizer"]
+        self.multiples = [group["initial_lr"] / self.task.config.lr for group in optimizer.param_groups]
+        return optimizer
+
+    @override
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step with the multiple of the rate that each group has in the training, as with `bias_lr`.
+
+        The finder gives all groups one rate, anew after each step.
+        """
+        for group, multiple in zip(optimizer.param_groups, self.multiples, strict=True):
+            group["lr"] *= multiple
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
 
 def find_rate(prepared: Prepared, dataset: ImageDataset, supplied: Supplied | None = None) -> RateSearch:
@@ -145,11 +156,11 @@ def find_rate(prepared: Prepared, dataset: ImageDataset, supplied: Supplied | No
         supplied: What a program hands over beside the configuration, of which the loss is copied.
 
     Raises:
-        UserError: There are too few steps to tell, or several devices.
+        UserError: There are too few steps to tell, several devices, or the GPU's memory is too small.
     """
     config = prepared.config
-    if device_count(config.devices, config.accelerator) != 1:
-        raise UserError(f"find_lr: needs devices=1, not {config.devices}")
+    if (count := device_count(config.devices, config.accelerator)) != 1:
+        raise UserError(f"find_lr: needs one device, not {count}")
     seed_everything(config.seed)
     train = dataset.split("train")
     val = dataset.split("val")
@@ -166,6 +177,7 @@ def find_rate(prepared: Prepared, dataset: ImageDataset, supplied: Supplied | No
             devices=config.devices,
             precision=config.precision,
             max_epochs=-1,
+            max_steps=STEPS,
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=config.clip or None,
             default_root_dir=folder,
@@ -177,22 +189,26 @@ def find_rate(prepared: Prepared, dataset: ImageDataset, supplied: Supplied | No
             limit_val_batches=0,
             use_distributed_sampler=False,
         )
-        at_one_rate = _AtOneRate(task)
+        at_rising_rate = _AtRisingRate(task)
         try:
             with _progress_on_terminals_alone():
                 finder = Tuner(trainer).lr_find(
-                    at_one_rate,
+                    at_rising_rate,
                     datamodule=data,
                     min_lr=LOWEST,
                     max_lr=HIGHEST,
                     num_training=STEPS,
                     update_attr=False,
                 )
+        except torch.OutOfMemoryError:
+            raise UserError(out_of_memory(Run(config.out), config, task.model)) from None
         finally:
             data.close()
     assert finder is not None
     # The finder's own averages begin at half of the first loss: they are corrected for one step too many.
-    steps = np.array([float(loss) for loss in at_one_rate.losses[config.accumulate - 1 :: config.accumulate]])
+    steps = np.array(
+        [float(loss) for loss in at_rising_rate.losses[config.accumulate - 1 :: config.accumulate]]
+    )
     rates = np.array(finder.results["lr"], dtype=np.float64)[: len(steps)]
     losses = averaged(steps[: len(rates)])
     return RateSearch(rates=rates, losses=losses, suggestion=steepest(rates, losses))

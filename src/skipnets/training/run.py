@@ -35,7 +35,8 @@ class Row:
 
     Attributes:
         epoch: Counted from 1.
-        lr: Highest learning rate of any parameter group after the epoch's last step.
+        lr: Learning rate of the weights after the epoch's last step, with `layer_decay` that of the head's;
+            biases have `bias_lr` times as much.
         train_loss: Mean training loss over the epoch, with label smoothing, class weights and mixing.
         val_loss: Mean negative log-likelihood on the validation split; with numbers to predict, the mean of
             the loss that is trained with, or with a program's own loss the mean squared error.

@@ -28,6 +28,7 @@ from skipnets.models.registry import REGISTRY, ModelConfig
 from skipnets.training.config import TrainConfig
 from skipnets.training.copying import own_copy
 from skipnets.training.own_measures import check_loss, check_metrics
+from skipnets.training.run import Row
 from skipnets.training.supplied_data import Images
 from skipnets.training.task import Loss
 from skipnets.trust import import_trusted, is_import
@@ -50,13 +51,11 @@ Model = nn.Module | Callable[..., nn.Module]
 """A network, or what makes it, such as a class or `functools.partial(MyNet, width=8)`."""
 # What is made for the data follows from the data.
 _FROM_DATA = ("num_classes", "in_chans")
-# Metrics of the validation split that every run has, by which it chooses the best epoch.
-_MEASURED = ("loss", "accuracy", "balanced_accuracy")
-# Those that every run with several labels an image, or with numbers to predict, has besides.
-_MEASURED_OF_TASK: Mapping[str, Sequence[str]] = {
-    "multi-label": ("average_precision", "auroc"),
-    "regression": ("mae", "r2"),
-}
+# Metrics of the validation split that runs measure themselves. Those of other tasks count as well: what a run
+# shows first is decided by which of them its rows have.
+_MEASURED = frozenset(
+    field.name.removeprefix("val_") for field in dataclasses.fields(Row) if field.name.startswith("val_")
+)
 # Options that need to know the stages of a network → what they are when they are off.
 _NEEDS_STAGES: Mapping[str, Any] = {
     "freeze": 0,
@@ -109,7 +108,9 @@ class Supplied:
             if not isinstance(metric, Metric):
                 raise UserError(f"metrics: {name} must be torchmetrics', not {type(metric).__name__}")
             if name in _MEASURED:
-                raise UserError(f"metrics: {name} must have another name: every run measures val_{name}")
+                raise UserError(
+                    f"metrics: {name} must have another name: metrics.csv has a column val_{name} of its own"
+                )
 
     def for_run(self, callbacks: Sequence[Callback] = ()) -> Supplied:
         """A copy for one of several runs, which do not share what has a state.
@@ -211,17 +212,10 @@ def check_task(supplied: Supplied, dataset: ImageDataset) -> None:
     """Check that what a program hands over is for the labels of the images.
 
     Raises:
-        UserError: If a loss or a metric fails on them, or cannot leave out what is unknown, or a metric is
-            called like one that every run measures.
+        UserError: If a loss or a metric fails on them, or cannot leave out what is unknown.
     """
     if supplied.loss is not None:
         check_loss(supplied.loss, dataset)
-    for name in supplied.metrics:
-        if name in _MEASURED_OF_TASK.get(dataset.task, ()):
-            raise UserError(
-                f"metrics: {name} must have another name: every run with {dataset.label_kind} measures "
-                f"val_{name}"
-            )
     check_metrics(supplied.metrics, dataset)
 
 

@@ -39,7 +39,7 @@ class Samples(Protocol):
     (D, H, W) or (D, H, W, C), or a tensor (C, D, H, W): of uint8, or of any numbers, NaN where there is none.
 
     A label is a class's number, where there is an attribute `classes` with their names as torchvision's data
-    sets have, or else the name itself.
+    sets have, in this split or in another one, or else the name itself.
     """
 
     def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
@@ -102,13 +102,15 @@ def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
         _check_sequence(samples)
     if dims is None:
         dims = _dims(parts)
+    stated = {split: [str(name) for name in _classes(samples) or ()] for split, samples in parts.items()}
+    order = list(dict.fromkeys(name for classes in stated.values() for name in classes))
     for split, samples in parts.items():
-        classes = _classes(samples)
+        classes = stated[split] or order
         for index in range(len(samples)):
             name = f"{split or 'dataset'}[{index}]"
             image, label = _pair(samples, index, name)
             pixels.append(_pixels(image, name) if dims == 2 else _values(image, name, dims))
-            labels.append(_class_name(label, classes))
+            labels.append(_class_name(label, classes, name))
             names.append(f"{split or 'dataset'}/{index:05d}")
             splits.append(split)
             if index == 0:
@@ -120,8 +122,7 @@ def as_dataset(images: Images, *, dims: int | None = None) -> ImageDataset:
         found = listed(["×".join(map(str, shape)) for shape in shapes], 3)
         hint = "; a folder or a manifest takes any sizes"
         raise UserError(f"dataset: its {INPUTS[dims]} must be of one size, not {found}{hint}")
-    known = [name for samples in parts.values() for name in _classes(samples) or ()]
-    order = list(dict.fromkeys(map(str, known))) or sorted(set(labels), key=_numbers_first)
+    order = order or sorted(set(labels), key=_numbers_first)
     number = {name: position for position, name in enumerate(order)}
     stacked = np.stack(pixels)
     layout = "a program's data set"
@@ -209,26 +210,30 @@ def _values(volume: Any, name: str, dims: int) -> NDArray[Any]:
     return array
 
 
-def _class_name(label: Any, classes: Sequence[str] | None) -> str:
+def _class_name(label: Any, classes: Sequence[str], name: str) -> str:
+    """The name of a label's class; without classes that are known, the label is its name."""
     scalar = isinstance(label, torch.Tensor | np.ndarray | np.generic) and label.shape in ((), (1,))
     number = label.item() if scalar else label
     if not isinstance(number, int | float | str):
         raise UserError(
-            f"dataset: a label must be a class, its number or name, not {type(label).__name__}; several "
-            "labels or numbers of an image take an ImageDataset"
+            f"dataset: {name}: a label must be a class, its number or name, not {type(label).__name__}; "
+            "several labels or numbers of an image take an ImageDataset"
         )
     if isinstance(number, float) and not number.is_integer():
         raise UserError(
-            f"dataset: label {number!r} must be a class; numbers to predict take an ImageDataset with "
-            "regression=True"
+            f"dataset: {name}: label {number!r} must be a class; numbers to predict take an ImageDataset "
+            "with regression=True"
         )
     if isinstance(number, bool | float):
         number = int(number)
-    if classes is None or (isinstance(number, str) and number in classes):
+    if not classes or (isinstance(number, str) and number in classes):
         return str(number)
     if not isinstance(number, int) or not 0 <= number < len(classes):
-        raise UserError(f"dataset: label {label!r} must be a number from 0 to {len(classes) - 1}")
-    return str(classes[number])
+        raise UserError(
+            f"dataset: {name}: label {number!r} must be a number from 0 to {len(classes) - 1} or one of "
+            f"{listed(classes)}"
+        )
+    return classes[number]
 
 
 def _pixels(image: Any, name: str) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from skipnets.errors import UserError
 from skipnets.training import TrainConfig
 from skipnets.training.config import ResolvedConfig
 from skipnets.training.prepare import prepare
+from skipnets.training.tuning import space as space_module
 from skipnets.training.tuning.space import TUNED, search_space
 
 MakeConfig = Callable[..., TrainConfig]
@@ -44,8 +45,29 @@ def test_what_is_given_is_not_varied(tiny: MakeConfig, default: ResolvedConfig) 
     everything = tiny(lr=0.1, weight_decay=0.1)
     with pytest.raises(UserError, match=r"^there is nothing to tune: leave out some of lr, weight_decay,"):
         search_space(everything, default, train_images=1000)
-    pretrained = dataclasses.replace(tiny(model=None, model_options={}), weights="imagenet")
-    assert "model" not in search_space(pretrained, default, train_images=1000)
+
+
+@pytest.mark.parametrize(
+    ("weights", "cached", "names"),
+    [
+        ("imagenet", ("densenet121", "resnet18", "vgg16"), ("resnet18", "densenet121")),
+        ("imagenet", ("resnet18",), None),
+        ("other.safetensors", ("resnet18", "densenet121"), None),
+    ],
+)
+def test_networks_are_those_that_have_the_default_s_weights(
+    tiny: MakeConfig,
+    default: ResolvedConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: str,
+    cached: tuple[str, ...],
+    names: tuple[str, ...] | None,
+) -> None:
+    """Also where a training without tuning finds these weights without being asked for them."""
+    monkeypatch.setattr(space_module, "is_cached", lambda name: name in cached)
+    pretrained = dataclasses.replace(default, model="resnet18", weights=weights)
+    networks = search_space(tiny(model=None, model_options={}), pretrained, train_images=1000).get("model")
+    assert getattr(networks, "choices", None) == names
 
 
 def test_batches_leave_some_steps_an_epoch(tiny: MakeConfig, default: ResolvedConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
+import torchvision
 import yaml
 from PIL import Image
 from sklearn.metrics import average_precision_score, mean_absolute_error
@@ -22,13 +25,27 @@ from skipnets.data.options import DataOptions
 from skipnets.data.sources import find_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation import MultiLabelEvaluation, RegressionEvaluation, evaluate
+from skipnets.models import create_model
 from skipnets.report.tuning import write_tuning_report
-from skipnets.training import TrainConfig, Tuning, choice, resume, resume_tuning, train, tune
+from skipnets.training import (
+    TrainConfig,
+    Tuning,
+    choice,
+    gpu_memory,
+    resume,
+    resume_tuning,
+    train,
+    trainer,
+    tune,
+)
+from skipnets.training import prepare as prepare_module
 from skipnets.training.config import read_config
+from skipnets.training.locking import locked
 from skipnets.training.prepare import prepare
 from skipnets.training.task import ClassificationTask
 from skipnets.training.trainer import training_dataset
 from skipnets.training.tuning import tuning as module
+from skipnets.training.tuning.trials import load_study
 from skipnets.training.tuning.tuning import TrialReporter
 from skipnets.trust import MissingNetworkError, import_trusted
 
@@ -125,6 +142,61 @@ def test_a_tuning_goes_on(tuned: Tuning, tmp_path: Path, monkeypatch: pytest.Mon
     assert resume_tuning(folder, time="1s").best == went_on.best  # there is no time for another
 
 
+def test_one_process_at_a_time_goes_on_with_a_tuning(
+    tuned: Tuning, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tuned.folder, folder)
+    running = load_study(folder).ask()
+    with (
+        locked(folder),
+        pytest.raises(UserError, match=r"^out: \S+copy is in use by another training"),
+    ):
+        resume_tuning(folder, trials=4)
+    assert Tuning(folder).trials[running.number].state == "running"
+    refused: list[str] = []
+
+    def resumed_meanwhile(job: Any) -> None:
+        with pytest.raises(UserError, match=r"is in use by another training") as caught:
+            resume_tuning(job.folder)
+        refused.append(str(caught.value))
+
+    monkeypatch.setattr(module, "_work", resumed_meanwhile)  # no trial is completed
+    with pytest.raises(UserError, match="no trial was completed"):
+        tune(base(digits_folder, tmp_path / "new"))
+    resume_tuning(folder)
+    assert len(refused) == 2
+    assert Tuning(folder).trials[running.number].state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("failing", "message"),
+    [
+        (
+            "training_step",
+            r"^batch_size=\d+: does not fit into the GPU's memory; take --batch-size \d+ --acc",
+        ),
+        ("prepare", r"^batch_size=\d+: does not fit into the GPU's memory$"),
+    ],
+)
+def test_a_trial_that_does_not_fit_into_memory_does_not_end_the_tuning(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, message: str
+) -> None:
+    def out_of_memory(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(gpu_memory, "_gpu_bytes", lambda: 1 << 40)
+    # The tuning itself prepares a training before the trials.
+    monkeypatch.setattr(trainer if failing == "prepare" else ClassificationTask, failing, out_of_memory)
+    with pytest.raises(UserError, match="no trial was completed; the last failed: batch_size="):
+        tune(base(digits_folder, tmp_path / "run", batch_size=None), time="1h", trials=2)
+    trials = Tuning(tmp_path / "run").trials
+    assert [trial.state for trial in trials] == ["failed", "failed"]
+    for trial in trials:
+        assert re.search(message, trial.reason)
+        assert trial.reason.startswith(f"batch_size={trial.values['batch_size']}:")
+
+
 def test_hopeless_trials_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports come once a tenth of the training, with the best value so far."""
 
@@ -205,6 +277,36 @@ def test_size_weights_and_precision_of_the_default_are_those_of_all_trials(
     assert (written.size, written.precision, written.workers) == (expected.size, expected.precision, 3)
 
 
+def test_networks_of_trials_have_the_imagenet_weights_that_a_training_would_start_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    for label, color in (("a", "red"), ("b", "blue")):
+        (data / label).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (80, 80), color).save(data / label / f"{number}.png")
+    cached = {"resnet18", "densenet121"}
+    for name in cached:
+        url = torchvision.models.get_model_weights(name).DEFAULT.url
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        (tmp_path / "checkpoints" / url.rpartition("/")[2]).touch()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(prepare_module, "create_model", lambda *_, **__: create_model("resnet8_w16"))
+    monkeypatch.setattr(choice, "seconds_per_image", lambda *_, **__: 1e-3)
+    trained: list[TrainConfig] = []
+
+    def train_on(run: Any, config: TrainConfig, *_: Any, **__: Any) -> None:
+        trained.append(config)
+        raise UserError("enough")
+
+    monkeypatch.setattr(module, "train_on", train_on)
+    options: dict[str, Any] = {"model": None, "model_options": {}, "recipe": None, "epochs": None}
+    with pytest.raises(UserError, match="no trial was completed; the last failed: enough"):
+        tune(base(data, tmp_path / "run", **options), time="10m", trials=12)
+    assert {each.weights for each in trained} == {"imagenet"}
+    assert {each.model for each in trained} == cached
+
+
 @pytest.mark.slow
 def test_a_trial_that_diverges_does_not_end_the_tuning(digits_folder: Path, tmp_path: Path) -> None:
     config = base(digits_folder, tmp_path / "run", lr=1e30, clip=0.0, epochs=1)
@@ -277,6 +379,7 @@ def test_wrong_options_are_one_line(digits_folder: Path, tmp_path: Path) -> None
         ({"find_lr": True}, {}, r"^find_lr: must not be given, the rate is tuned$"),
         ({"epochs": None, "time": "5m"}, {}, r"^time='5m': must not be in the configuration; give the time"),
         ({"lr": 0.1, "weight_decay": 0.1}, {}, r"^there is nothing to tune"),
+        ({"devices": 2}, {}, r"^devices: each trial is trained on one device, not on 2$"),
     ):
         with pytest.raises(UserError, match=message):
             tune(base(digits_folder, tmp_path / "run", **changes), **options)  # type: ignore[arg-type]
@@ -287,6 +390,18 @@ def test_wrong_options_are_one_line(digits_folder: Path, tmp_path: Path) -> None
         tune(config)
     with pytest.raises(UserError, match=r"^resume: .* is not the folder of a tuning \(no base.yaml in it\)$"):
         resume_tuning(tmp_path)
+
+
+def test_processes_of_torchrun_do_not_tune_together(
+    tuned: Tuning, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for start in (
+        lambda: tune(base(digits_folder, tmp_path / "run"), trials=1),
+        lambda: resume_tuning(tuned.folder, trials=1),
+    ):
+        with pytest.raises(UserError, match=r"^devices: each trial is trained on one device, not on 2$"):
+            start()
 
 
 def test_several_labels_are_compared_by_mean_average_precision(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from skipnets.data.volume_augmentation import AUGMENTATIONS_OF
 from skipnets.errors import UserError, needs_extra
-from skipnets.training.auto import candidates
+from skipnets.models.weights import is_cached
+from skipnets.training.auto import PRETRAINED, candidates
 from skipnets.training.choice import typical_side
 from skipnets.training.config import ResolvedConfig, TrainConfig
 
@@ -45,9 +46,8 @@ def search_space(
         UserError: If everything is given.
     """
     networks: Sequence[str] = ()
-    if config.model is None and config.weights is None and not config.model_options:
-        names = [option.model for option in candidates(typical_side(default.size), fixed=True)]
-        networks = _with(default.model, names)
+    if config.model is None and not config.model_options:
+        networks = _with(default.model, _networks(default))
     batch_sizes = [size for size in _BATCH_SIZES if size <= max(train_images * _BATCH_SHARE, 16)]
     every: Mapping[str, BaseDistribution] = {
         "lr": FloatDistribution(default.lr / _RATES, default.lr * _RATES, log=True),
@@ -56,12 +56,21 @@ def search_space(
         "augmentation": CategoricalDistribution(
             _with(default.augmentation, AUGMENTATIONS_OF.get(default.dims or 2, _AUGMENTATIONS))
         ),
-        **({"model": CategoricalDistribution(networks)} if networks else {}),
+        **({"model": CategoricalDistribution(networks)} if len(networks) > 1 else {}),
     }
     space = {name: choices for name, choices in every.items() if getattr(config, name) is None}
     if not space:
         raise UserError(f"there is nothing to tune: leave out some of {', '.join(TUNED)}")
     return space
+
+
+def _networks(default: ResolvedConfig) -> Sequence[str]:
+    """Networks that can begin as the default does: all trials have its initial weights."""
+    if default.weights is None:
+        return [option.model for option in candidates(typical_side(default.size), fixed=True)]
+    if default.weights == "imagenet":
+        return [name for name in PRETRAINED if is_cached(name)]  # a trial does not wait for a download
+    return ()
 
 
 def _with(value: Any, choices: Sequence[Any]) -> tuple[Any, ...]:

@@ -49,8 +49,10 @@ from skipnets.training.components import with_components
 from skipnets.training.config import BestBy, ResolvedConfig, TrainConfig, config_to_yaml, read_config
 from skipnets.training.early_checks import check_tuning_folder
 from skipnets.training.interruption import announced
+from skipnets.training.locking import locked
 from skipnets.training.prepare import prepare
 from skipnets.training.run import Run
+from skipnets.training.speed import device_count
 from skipnets.training.supplied import Supplied
 from skipnets.training.task import ClassificationTask
 from skipnets.training.trainer import train_on, training_dataset
@@ -229,6 +231,7 @@ def _tune(
             f"supplied={', '.join(config.supplied)}: the configuration is of a run to which a program gave "
             "that, which tune cannot repeat"
         )
+    _check_one_device(config)
     started, seconds = budget.clock(), parse_duration(time)
     folder = config.out
     check_tuning_folder(folder)
@@ -260,12 +263,14 @@ def _tune(
         _say(f"{name}: {text}")
     space = search_space(base, default, train_images=len(dataset.split("train")))
     base = _with_fixed(base, default, varied=space)
-    dataset.write_splits(folder / run_folder.SPLITS)
-    _write(folder / BASE, base)
-    study = open_study(folder, minimize=Tuning(folder).minimize)
-    plan_trials(study, space, first={name: getattr(default, name) for name in space})
-    left = seconds - (budget.clock() - started)
-    return _go_on(folder, left, trials=trials, processes=processes, pruner=pruner)
+    check_tuning_folder(folder)  # again: another tuning may have been faster
+    with locked(folder):
+        dataset.write_splits(folder / run_folder.SPLITS)
+        _write(folder / BASE, base)
+        study = open_study(folder, minimize=Tuning(folder).minimize)
+        plan_trials(study, space, first={name: getattr(default, name) for name in space})
+        left = seconds - (budget.clock() - started)
+        return _go_on(folder, left, trials=trials, processes=processes, pruner=pruner)
 
 
 def resume_tuning(
@@ -288,13 +293,14 @@ def resume_tuning(
         trust: As in `tune`.
 
     Raises:
-        UserError: The folder is none of a tuning.
+        UserError: The folder is none of a tuning, or another process is tuning in it.
     """
     check_at_least_1(trials=trials, processes=processes)
     folder = Path(folder)
     if not (folder / BASE).is_file():
         raise UserError(f"resume: {folder} is not the folder of a tuning (no {BASE} in it)")
-    with trusting(trust):
+    _check_one_device(Tuning(folder).base)
+    with trusting(trust), locked(folder):
         return _go_on(folder, parse_duration(time), trials=trials, processes=processes, pruner=pruner)
 
 
@@ -324,6 +330,7 @@ class _Job:
 
 
 def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, pruner: Pruner) -> Tuning:
+    """Run trials in a locked folder, whose running ones are those of processes that have ended."""
     tuning = Tuning(folder)
     base = tuning.base
     if is_import(base.model):
@@ -368,6 +375,12 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
             + (f"; the last failed: {reasons[-1]}" if reasons else "; give more time")
         )
     return tuning
+
+
+def _check_one_device(config: TrainConfig) -> None:
+    """Refuse several devices, for each of which the command would be run again."""
+    if (count := device_count(config.devices, config.accelerator)) != 1:
+        raise UserError(f"devices: each trial is trained on one device, not on {count}")
 
 
 def _components(config: TrainConfig) -> Supplied:
@@ -455,8 +468,13 @@ def _try(
         config = dataclasses.replace(base, out=run.folder, **trial.params)
         with _into_log(folder / "logs" / f"{run.folder.name}.log"):
             train_on(run, config, dataset, callbacks=[reporter])
-    except UserError as error:  # it diverged, or did not fit into memory
-        trial.set_user_attr("reason", one_line(error))
+    except (UserError, torch.OutOfMemoryError) as error:  # it diverged, or did not fit into memory
+        if isinstance(error, UserError):
+            reason = one_line(error)
+        else:  # beside the training's steps, such as while their speed is measured
+            batch_size = trial.params.get("batch_size", base.batch_size)
+            reason = f"batch_size={batch_size}: does not fit into the GPU's memory"
+        trial.set_user_attr("reason", reason)
         study.tell(trial, state=_state("FAIL"))
         return
     except KeyboardInterrupt:
