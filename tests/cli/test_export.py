@@ -101,6 +101,7 @@ WRONG = {
         ["export", "run", "--format", "pt2", "--output", "new.pt2", "--tolerance", 0],
         ["new.pt2 was not written", "differs by"],
     ),
+    "a drop without int8": (["export", "run", "--max-drop", 0.1], ["--max-drop=0.1: needs int8"]),
     "a negative drop": (["export", "run", "--max-drop", -1], ["--max-drop=-1"]),
     "a negative tolerance": (["export", "run", "--tolerance", -1], ["--tolerance=-1.0: must be at least 0"]),
     "an export that is there, in ONNX": (

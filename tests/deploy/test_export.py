@@ -387,6 +387,7 @@ class TestWrongInput:
                 "format=pt2: must be onnx or openvino for int8",
             ),
             ({"max_drop": -1}, "max_drop=-1: must be 0 or more"),
+            ({"max_drop": 0.1}, r"^max_drop=0\.1: needs int8, whose drop in accuracy it limits$"),
             ({"output": "m.pt2"}, r"^output=m\.pt2: must end in \.onnx for format=onnx"),
             ({"output": "m.onnx", "file_format": "openvino"}, r"^output=m\.onnx: must be a folder"),
             ({"output": "m.onnx", "file_format": "auto"}, r"^output=m\.onnx: must be without suffix"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from skipnets.classifier import Classifier
 from skipnets.data import ImageDataset, Preprocessing
+from skipnets.evaluation import outliers
 from skipnets.evaluation.outliers import altered, fit_outlier_detector
 from skipnets.models.registry import config_to_dict, model_config
 from skipnets.uncertainty import outlier_scores
@@ -126,3 +128,34 @@ def test_without_training_images_the_logits_decide_and_noise_is_rejected() -> No
     assert fitted.reference is None
     noise = classifier.preprocess(list(np.full((5, 16, 16), 100, np.uint8)))
     assert (fitted.p_values(classifier.logits(noise), None) == 1 / 31).all()
+
+
+def test_altered_images_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large images they would take gigabytes; what is computed of them is the same."""
+    classifier, validation, training = stripes(120, sure=True)
+    made: list[weakref.ref[NDArray[Any]]] = []
+    copies: list[NDArray[Any]] = []
+
+    def watched(inputs: NDArray[Any], rng: np.random.Generator) -> list[NDArray[Any]]:
+        assert sum(each() is not None for each in made) <= 1  # the one that was used last
+        batches = altered(inputs, rng)
+        made.extend(map(weakref.ref, batches))
+        copies.extend(batch.copy() for batch in batches)
+        return batches
+
+    monkeypatch.setattr(outliers, "altered", watched)
+    fitted = fit_outlier_detector(classifier, validation, training, batch_size=16)
+    assert [len(copy) for copy in copies] == [16] * 9 + [12] * 3
+    runtime, inputs = classifier.runtime, classifier.preprocess(list(validation.images))
+    changed = np.concatenate(copies)
+    labels = np.repeat([0, 1], [len(inputs), len(changed)])
+    for name in ("energy", "max-logit"):
+        scores = [outlier_scores(name, runtime.logits(each)) for each in (inputs, changed)]
+        assert fitted.auroc[name] == roc_auc_score(labels, np.concatenate(scores))
+    reference = runtime.embed(classifier.preprocess(list(training.images)))
+    reference /= np.linalg.norm(reference, axis=1, keepdims=True)
+    scores = [
+        outlier_scores("knn", runtime.logits(each), runtime.embed(each), reference.astype(np.float16))
+        for each in (inputs, changed)
+    ]
+    assert fitted.auroc["knn"] == roc_auc_score(labels, np.concatenate(scores))

@@ -161,6 +161,11 @@ def test_several_images_and_classes(method: str) -> None:
     [
         ({"classes": ["d"]}, "classes=d: must be a class of the classifier: a, b, c"),
         ({"method": "guess"}, "method=guess: must be one of gradcam"),
+        ({"stage": "layr3", "method": "occlusion"}, "^stage=layr3: needs method=gradcam, not occlusion$"),
+        (
+            {"stage": "layer3", "method": "integrated-gradients"},
+            "^stage=layer3: needs method=gradcam, not integrated-gradients$",
+        ),
         ({"stage": "layer9"}, "stage=layer9: must be auto or one of relu, layer1, layer2, layer3"),
     ],
 )

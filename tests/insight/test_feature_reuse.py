@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 from skipnets.insight import DenseReuse, ResidualReuse, reuse, save_reuse
 from skipnets.models import create_model
+from skipnets.runtimes.precision import HalfPrecisionCheck
+from skipnets.runtimes.torch import TorchRuntime
 
 
 def _classifier(name: str, **fields: object) -> Classifier:
@@ -89,6 +92,51 @@ def test_shares_of_branches_are_those_of_hand_made_blocks() -> None:
     expected = branch.abs().mean() / (branch.abs().mean() + x.abs().mean())
     assert found.blocks[1].share == pytest.approx(float(expected), rel=1e-5)
     assert not model.layer1[0].drop_path._forward_hooks
+
+
+def _see_mirrored(classifier: Classifier, _monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier.tta = "flip"
+
+
+def _compare_half_precision(classifier: Classifier, _monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: a second pass over the first images."""
+    assert isinstance(classifier.runtime, TorchRuntime)
+    classifier.runtime._check = HalfPrecisionCheck("bf16-mixed")
+
+
+def _predict_meanwhile(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another thread may with the same network."""
+    prepare = Preprocessing.__call__
+
+    def meanwhile(self: Preprocessing, image: np.ndarray) -> np.ndarray:
+        classifier.model(torch.ones(1, 3, 16, 16))
+        return prepare(self, image)
+
+    monkeypatch.setattr(Preprocessing, "__call__", meanwhile)
+
+
+@pytest.mark.parametrize("change", [_see_mirrored, _compare_half_precision, _predict_meanwhile])
+def test_every_image_counts_once(
+    change: Callable[[Classifier, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = _classifier("resnet20", block_config=(2, 1, 1))
+    model, images = classifier.model, _images(20)
+    expected: dict[str, float] = {}
+    watched = (("shortcut_size", model.layer1[0]), ("branch", model.layer1[1].bn2))
+    handles = [
+        module.register_forward_hook(
+            lambda _module, _inputs, output, name=name: expected.update({name: float(output.abs().mean())})
+        )
+        for name, module in watched
+    ]
+    with torch.no_grad():
+        model(torch.from_numpy(classifier.preprocess(images)))
+    for handle in handles:
+        handle.remove()
+    change(classifier, monkeypatch)
+    found = reuse(classifier, images)
+    assert isinstance(found, ResidualReuse)
+    assert {name: getattr(found.blocks[1], name) for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["densenet_bc40_k12", "resnet20"])

@@ -13,6 +13,7 @@ from skipnets.cli.output import check_outputs, print_failures, print_paths, prog
 from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.errors import UserError
+from skipnets.files import is_same
 from skipnets.insight.attribution import Explanation, Method
 from skipnets.insight.attribution import explain as explain_images
 from skipnets.insight.overlays import save_explanations
@@ -56,11 +57,19 @@ def explain(
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """
-    check_outputs(output, read=(model, *images))
     if output.suffix.lower() != ".png":
         raise UserError(f"output={output}: must end in .png")
+    overlays = output.with_suffix("")
+    check_outputs(output, folder=overlays, read=(model, *images))
     classifier = load(model, runtime="torch", device=device, threads=threads)
     paths = expand_all(images, dims=classifier.preprocessing.dims)
+    check_outputs(output, read=paths)
+    places = {place for path in (model, *map(Path, paths)) for place in (path, *path.absolute().parents)}
+    if any(is_same(overlays, place) for place in places):
+        raise UserError(
+            f"output={output}: overlays would go to the folder {overlays}, which this command reads; give "
+            "another name"
+        )
     failures: dict[str, str] = {}
 
     def explanations() -> Iterator[list[Explanation]]:

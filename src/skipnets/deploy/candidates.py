@@ -69,7 +69,9 @@ def candidates_for(
     own = isinstance(classifier.model, CustomModel)
     if not own and (refused := refused_modification(classifier.model)) is not None:
         raise UserError(refused)
-    model = copy.deepcopy(classifier.model).float().eval().requires_grad_(False)
+    # A copy: the classifier may be the caller's, on a GPU, of another type and laid out in another way.
+    model = copy.deepcopy(classifier.model).cpu().float().eval().requires_grad_(False)
+    model = model.to(memory_format=torch.contiguous_format)
     baseline = torchvision_network(model.config, model.state_dict())
     label = "torchvision" if baseline is not None else "as trained"
     plain = model if baseline is None else baseline
@@ -103,7 +105,7 @@ def candidates_for(
     else:
         rewritten = simplify(model, classifier.preprocessing, "float32")
         candidates.append(Candidate(name="skipnets, rewritten eager", predict=in_pytorch(rewritten, layout)))
-        candidates += _native(classifier, threads)
+        candidates += _native(model, classifier.architecture, threads)
         graphs += [
             (label, plain_onnx(plain, classifier), True),
             ("skipnets", onnx_graph(trace(rewritten, size, "float32")), False),
@@ -149,13 +151,13 @@ def candidates_for(
     return candidates
 
 
-def _native(classifier: Classifier, threads: int) -> list[Candidate]:
+def _native(model: nn.Module, architecture: Mapping[str, Any], threads: int) -> list[Candidate]:
     """The native engine, if it is installed and supports this network."""
     try:
         runtime = open_runtime(
             "native",
-            architecture=classifier.architecture,
-            tensors={name: value.numpy() for name, value in classifier.model.cpu().state_dict().items()},
+            architecture=architecture,
+            tensors={name: value.numpy() for name, value in model.state_dict().items()},
             device="cpu",
             threads=threads,
         )

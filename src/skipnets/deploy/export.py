@@ -353,6 +353,8 @@ def _check_options(
         raise UserError(f"tolerance={tolerance}: must be at least 0")
     if max_drop is not None and not max_drop >= 0:
         raise UserError(f"max_drop={max_drop}: must be 0 or more percentage points")
+    if max_drop is not None and not int8:
+        raise UserError(f"max_drop={max_drop}: needs int8, whose drop in accuracy it limits")
 
 
 def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:

@@ -82,14 +82,18 @@ def fit_outlier_detector(
 
     usual: list[NDArray[np.float32]] = []
     embedded: list[NDArray[np.float32]] = []
-    changed: list[NDArray[Any]] = []
+    # What the network makes of altered images, which take too much memory to keep.
+    unusual: list[NDArray[np.float32]] = []
+    odd: list[NDArray[np.float32]] = []
     for inputs in batches(validation):
         usual.append(classifier.logits(inputs))
         if training is not None:
             embedded.append(classifier.embed_batch(inputs))
-        if sum(map(len, changed)) < 3 * _MOST_ALTERED:
-            changed.extend(altered(inputs, rng))
-    unusual = [classifier.logits(inputs) for inputs in changed]
+        if sum(map(len, unusual)) < 3 * _MOST_ALTERED:
+            for changed in altered(inputs, rng):
+                unusual.append(classifier.logits(changed))
+                if training is not None:
+                    odd.append(classifier.embed_batch(changed))
     logits = np.concatenate(usual), np.concatenate(unusual)
     scores: dict[OutlierScore, tuple[NDArray[np.float64], NDArray[np.float64]]] = {
         name: (outlier_scores(name, logits[0]), outlier_scores(name, logits[1]))
@@ -104,10 +108,9 @@ def fit_outlier_detector(
         seen = np.concatenate([classifier.embed_batch(inputs) for inputs in batches(training)])
         lengths = np.linalg.norm(seen, axis=1, keepdims=True)
         reference = (seen / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float16)
-        odd = np.concatenate([classifier.embed_batch(inputs) for inputs in changed])
         scores["knn"] = (
             outlier_scores("knn", logits[0], features, reference),
-            outlier_scores("knn", logits[1], odd, reference),
+            outlier_scores("knn", logits[1], np.concatenate(odd), reference),
         )
     auroc = {name: _auroc(*pair) for name, pair in scores.items()}
     best = max(auroc, key=lambda name: auroc[name])

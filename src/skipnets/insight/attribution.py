@@ -197,11 +197,13 @@ def explain(
         For each image, one explanation per class, the most probable first where none were given.
 
     Raises:
-        UserError: If the class, method or stage is unknown, an image cannot be read, or the map is a
-            single value.
+        UserError: If the class, method or stage is unknown, a stage is given for another method than
+            "gradcam", an image cannot be read, or the map is a single value.
     """
     if method not in METHODS:
         raise UserError(f"method={method}: must be one of {', '.join(METHODS)}")
+    if stage != "auto" and method != "gradcam":
+        raise UserError(f"stage={stage}: needs method=gradcam, not {method}")
     classifier = as_classifier(model, runtime="torch")
     for label in classes or ():
         if label not in classifier.classes:

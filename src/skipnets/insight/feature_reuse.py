@@ -29,9 +29,10 @@ from skipnets.inputs import named_sources
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
 from skipnets.models.graph import Graph, Scope
-from skipnets.models.modes import evaluating
+from skipnets.models.modes import evaluating, sharing_tensors
 from skipnets.models.operations import Add, Convolution, Linear, Operation, Pad
 from skipnets.models.registry import config_from_dict
+from skipnets.runtimes.torch import without_lost_threads
 
 with needs_extra("train"):
     import matplotlib as mpl
@@ -264,12 +265,26 @@ def reuse(model: str | os.PathLike[str] | Classifier, images: Images | None = No
     named = list(named_sources(() if images is None else images))
     if not named:
         raise UserError(f"images: must name at least one, to measure the branches of {name} on")
-    return _residual_blocks(classifier, network, graph, named)
+    return _residual_blocks(classifier, graph, named)
 
 
 def needs_images(classifier: Classifier) -> bool:
     """Whether `reuse` measures on images: it does for residual branches, not for dense blocks."""
     return not _scopes(network_graph(config_from_dict(classifier.architecture)), "dense block")
+
+
+def check_reuse_output(output: str | os.PathLike[str]) -> None:
+    """Check the format of a plot, before the slow work.
+
+    Args:
+        output: As of `save_reuse`.
+
+    Raises:
+        UserError: For another format than .png, .svg and .pdf.
+    """
+    path = Path(output)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"output={path}: must end in {', '.join(FORMATS)}")
 
 
 def save_reuse(found: Reuse, output: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -285,9 +300,8 @@ def save_reuse(found: Reuse, output: str | os.PathLike[str]) -> tuple[Path, Path
     Raises:
         UserError: For another format.
     """
+    check_reuse_output(output)
     path = Path(output)
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f"output={path}: must end in {', '.join(FORMATS)}")
     table = path.with_suffix(".csv")
     rows = list(found.rows())
     with atomic_path(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -382,38 +396,38 @@ def _residual_sums(graph: Graph) -> Iterator[_ResidualBlock]:
 
 
 def _residual_blocks(
-    classifier: Classifier, model: Backbone[Any], graph: Graph, images: Sequence[tuple[str, Source]]
+    classifier: Classifier, graph: Graph, images: Sequence[tuple[str, Source]]
 ) -> ResidualReuse:
+    without_lost_threads()
     blocks = list(_residual_sums(graph))
     sizes: dict[int, float] = {}  # Sum over images of a value's mean absolute value.
+    # Hooks on a copy see each image once: not what other threads compute meanwhile, nor the further passes
+    # of a runtime, for views of an image or in half precision.
+    model = sharing_tensors(classifier.model)
+    parameter = next(model.parameters())
 
-    def watch(value: int) -> Any:
+    def watch(value: int) -> None:
         def add(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            sizes[value] += float(output.abs().mean(dim=(1, 2, 3)).double().sum())
+            sizes[value] += float(output.abs().mean(dim=(1, 2, 3), dtype=torch.float32).sum())
 
         sizes[value] = 0.0
         made_by = graph.producer(value)
         assert made_by is not None
-        return model.get_submodule(made_by.name).register_forward_hook(add)
+        model.get_submodule(made_by.name).register_forward_hook(add)
 
+    for value in {value for block in blocks for value in (block.shortcut, block.branch)}:
+        watch(value)
     failures: dict[str, str] = {}
-    handles = [
-        watch(value) for value in {value for block in blocks for value in (block.shortcut, block.branch)}
-    ]
-    try:
-        with evaluating(model), torch.no_grad():
-            for start in range(0, len(images), _BATCH):
-                pixels = []
-                for name, image in images[start : start + _BATCH]:
-                    try:
-                        pixels.append(classifier.preprocessing(image))
-                    except ImageDecodeError as error:
-                        failures[name] = str(error)
-                if pixels:
-                    classifier.logits(np.stack(pixels))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluating(model), torch.no_grad():
+        for start in range(0, len(images), _BATCH):
+            pixels = []
+            for name, image in images[start : start + _BATCH]:
+                try:
+                    pixels.append(classifier.preprocessing(image))
+                except ImageDecodeError as error:
+                    failures[name] = str(error)
+            if pixels:
+                model(torch.from_numpy(np.stack(pixels)).to(parameter.device, parameter.dtype))
     count = len(images) - len(failures)
     if count == 0:
         raise UserError(f"images: none can be read: {next(iter(failures.values()))}")

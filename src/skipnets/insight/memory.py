@@ -174,7 +174,7 @@ class _Plan:
                 f"{architecture.config.name}"
             )
         family.module()  # Imports libraries that count as part of the program.
-        self._program = _resident() if program is None else program
+        self._program = resident_bytes() if program is None else program
         self._weights = weight_bytes(graph)
         self._gradients = FLOAT_BYTES * graph.parameter_count()
         self._optimizer = remembered * self._gradients
@@ -200,7 +200,7 @@ class _Plan:
         return replay.peak
 
 
-def _resident() -> int:
+def resident_bytes() -> int:
     """Resident memory of this process; where unknown, that of a typical program with PyTorch loaded."""
     status = Path("/proc/self/status")
     if status.exists():

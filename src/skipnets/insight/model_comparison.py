@@ -18,7 +18,7 @@ from rich.console import RenderableType
 
 from skipnets.duration import format_duration
 from skipnets.errors import UserError
-from skipnets.insight.memory import training_memory
+from skipnets.insight.memory import resident_bytes, training_memory
 from skipnets.insight.summary import short_count
 from skipnets.models.accounting import macs
 from skipnets.models.factory import build_model
@@ -48,7 +48,8 @@ class ComparedModel:
         weights: What `create_model(weights=…)` takes for it; "" where `top1` is None.
         source: Who published it; "" where `top1` is None.
         images_per_second: Measured on this machine.
-        training_bytes: Memory that a training process takes at its peak, estimated.
+        training_bytes: Memory that a training process takes at its peak, estimated: that of this process
+            before the first network was measured, and what the network takes.
     """
 
     name: str
@@ -134,6 +135,7 @@ def compare_models(
     configs = [model_config(name) for name in names]
     for config in configs:  # Their libraries count as part of the training process, for all alike.
         family_of(config).module()
+    program = resident_bytes()  # before networks are built and run, which leave memory behind
     speeds = ChoiceFile(cache_folder() / "speeds.json")
     unknown = [config for config in configs if _known_speed(config, batch_size, speeds) is None]
     if len(unknown) > 1:
@@ -144,7 +146,7 @@ def compare_models(
     rows = []
     for number, config in enumerate(configs):
         progress(config.name, number, len(configs))
-        rows.append(_row(config, batch_size, speeds))
+        rows.append(_row(config, batch_size, speeds, program))
         if len(unknown) > 1 and config is unknown[0]:
             seconds = _expected_seconds(rows[-1], unknown[1:], batch_size)
             logger.info("the other %d will take about %s", len(unknown) - 1, format_duration(seconds))
@@ -153,10 +155,10 @@ def compare_models(
     return ModelComparison(models=tuple(rows), batch_size=batch_size, device=device)
 
 
-def _row(config: ModelConfig, batch_size: int, speeds: ChoiceFile) -> ComparedModel:
+def _row(config: ModelConfig, batch_size: int, speeds: ChoiceFile, program: int) -> ComparedModel:
     graph, size = network_graph(config), config.default_size
     published = published_accuracy(config.name)
-    memory = training_memory(config, batch_size=batch_size)
+    memory = training_memory(config, batch_size=batch_size, program=program)
     return ComparedModel(
         name=config.name,
         size=size,
