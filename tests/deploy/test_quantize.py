@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.helpers.classifiers import CLASSES, make_classifier, make_images, some_image
+from PIL import Image
+from tests.helpers.classifiers import (
+    CLASSES,
+    make_classifier,
+    make_images,
+    some_image,
+    write_class_folders,
+)
 
 from skipnets.classifier import Classifier, describe, load
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
 from skipnets.data.preprocessing import Preprocessing
+from skipnets.data.sources import open_dataset
 from skipnets.data.splits import read_splits
 from skipnets.data.volumes import VolumeDataset
 from skipnets.deploy.export import export_model
@@ -199,6 +207,35 @@ def test_calibration_images_are_put_in_the_classifiers_order() -> None:
     for index in range(len(dataset)):
         first = dataset.classes[dataset.labels[index]]
         assert shuffled.classes[shuffled.labels[index]] == first
+
+
+@pytest.mark.parametrize("spelling", ["data", "data/", "link", "moved"])
+def test_calibration_takes_the_runs_splits_of_its_own_images(
+    spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = write_class_folders(tmp_path / "data", CLASSES)
+    (tmp_path / "link").symlink_to("data")
+    classifier = make_classifier("resnet20")
+    classifier.provenance["data"] = "data"
+    classifier.save(tmp_path / "run" / "model.safetensors")
+    classifier = load(tmp_path / "run", device="cpu")
+    own = open_dataset(data, seed=7, fractions=(0.4, 0.4, 0.2))
+    own.write_splits(tmp_path / "run" / "splits.csv")
+    expected = dict(zip(own.names, own.splits.tolist(), strict=True))
+    if spelling == "moved":
+        data.rename("moved")
+        for index in range(10):  # and half of one class is lost, and there is as much that is new
+            path = Path("moved") / "ant" / f"{index}.png"
+            if index < 5:
+                path.unlink()
+                del expected[f"ant/{index}.png"]
+            else:
+                Image.fromarray(some_image((16, 20, 3), 100 + index)).save(path.with_stem(f"new{index}"))
+    found = open_calibration(spelling, classifier)
+    splits = dict(zip(found.names, found.splits.tolist(), strict=True))
+    assert len(splits) == 30
+    assert expected == {name: split for name, split in splits.items() if "new" not in name}
 
 
 def test_calibration_needs_both_splits() -> None:

@@ -16,6 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import log_loss
 from sklearn.neighbors import NearestNeighbors
+from tests.helpers.classifiers import write_class_folders
 
 from skipnets.classifier import Classifier, describe, load
 from skipnets.data import ImageDataset, Preprocessing
@@ -27,7 +28,7 @@ from skipnets.evaluation.calibration import (
     fit_label_temperature,
     fit_temperature,
 )
-from skipnets.evaluation.evaluating import open_own_images
+from skipnets.evaluation.evaluating import open_own_images, same_data
 from skipnets.evaluation.metrics import measure
 from skipnets.models import create_model
 from skipnets.models.registry import config_to_dict, model_config
@@ -225,6 +226,33 @@ def test_data_without_splits_are_used_whole_unless_they_may_have_been_trained_on
         )
     with pytest.raises(UserError, match=r"split=val: .* has images only in"):
         calibrate(reader(), gray(300, wrong_every=5, splits=("train", "test")))
+
+
+@pytest.mark.parametrize("spelling", ["photos", "photos/", "./photos", "x/../photos", "link", "{}/photos"])
+@pytest.mark.parametrize("recorded", ["photos", "{}/photos/"])
+def test_the_data_that_were_trained_on_are_known_under_any_name(
+    recorded: str, spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    write_class_folders(tmp_path / "photos", ("a", "b", "c"))
+    (tmp_path / "link").symlink_to("photos")
+    classifier = reader(provenance={"data": recorded.format(tmp_path)})
+    with pytest.raises(UserError, match=r"the classifier was trained on these data, and no splits\.csv"):
+        calibrate(classifier, spelling.format(tmp_path))
+
+
+def test_a_named_dataset_is_no_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for first, second, same in (
+        ("digits", "digits", True),
+        ("digits", "./digits", False),
+        ("digits", tmp_path / "digits", False),
+        ("./digits", tmp_path / "digits", True),
+        ("data/train.csv", "data/val.csv", False),
+        ("data/train.csv", "data", False),
+    ):
+        assert same_data(first, second) is same_data(second, first) is same
 
 
 def test_the_temperature_stays_where_hardly_a_mistake_is_made_and_chance_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,67 @@ def test_a_part_of_the_runs_data(tmp_path: Path) -> None:
     known = evaluate(classifier, tmp_path / "data" / "train").known
     assert known is not None
     assert known["train"] + known["val"] == 12
+
+
+def listing(path: Path, numbers: range) -> Path:
+    """A manifest of images beside it, each of another size, and so of other content."""
+    lines = ["path,label"]
+    for number in numbers:
+        color = list(COLORS)[number % 3]
+        paint(path.parent / f"{number}.png", color, size=(5 + number, 6))
+        lines.append(f"{number}.png,{color}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("numbers", "images", "known"),
+    [
+        (range(30, 42), 12, {"train": 0, "val": 0, "test": 0}),
+        (range(24, 36), 12, {"train": 2, "val": 2, "test": 2}),
+        (range(40), 10, {"train": 0, "val": 0, "test": 10}),  # the run's, and ten more
+    ],
+)
+def test_a_manifest_beside_the_runs_own(
+    numbers: range,
+    images: int,
+    known: dict[str, int],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own = listing(tmp_path / "data" / "train.csv", range(30))
+    dataset = open_dataset(own)
+    splits = np.array([["train", "val", "test"][int(name.split(".")[0]) % 6 // 2] for name in dataset.names])
+    replace(dataset, splits=splits).write_splits(tmp_path / "run" / "splits.csv")
+    classifier = reader(tmp_path / "run" / "model.safetensors", str(own))
+    beside = listing(own.with_name("test.csv"), numbers)
+    evaluation = evaluate(classifier, beside)
+    assert len(evaluation.names) == images
+    assert evaluation.known == known
+    left_out = f"10 images that {tmp_path / 'run' / 'splits.csv'} does not list, or that have changed since"
+    of_run = images < len(numbers)
+    assert [left_out in line for line in caplog.messages] == ([True] if of_run else [])
+    opened = evaluate(classifier, open_dataset(beside, fractions=None))
+    assert len(opened.names) == len(numbers)  # they keep the splits that they have
+    assert opened.data == str(own if of_run else own.parent)
+
+
+def test_images_that_came_after_the_training_are_left_out_with_a_warning(
+    run: Classifier, pets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = evaluate(run, pets, split="all").names
+    paint(pets / "red" / "new.png", "red", size=(40, 40))
+    assert not caplog.messages
+    assert evaluate(run, pets, split="all").names == before
+    [line] = caplog.messages
+    assert line.startswith("warning: 1 image that ")
+    assert line.endswith(" does not list, or that have changed since, are left out")
+
+
+def test_a_class_folder_and_a_manifest_in_it_are_not_the_same_data(run: Classifier, pets: Path) -> None:
+    paint(pets / "more" / "new.png", "red", size=(40, 40))
+    (pets / "more.csv").write_text("path,label\nmore/new.png,red\n")
+    assert evaluate(run, pets / "more.csv").names == ["more/new.png"]
 
 
 def test_new_images_are_not_counted_as_the_runs_own(run: Classifier, tmp_path: Path) -> None:

@@ -190,9 +190,10 @@ def tensor(**fields: Any) -> dict[str, Any]:
         (tensor(data=None), "data: must be a list"),
         (tensor(parameters={"binary_data_size": 3}), "binary_data_size=3: 0 bytes follow"),
         (tensor(datatype="UINT8"), r"shape=\[1\]: must be \[N, H, W, 3\]"),
-        (tensor(datatype="UINT8", shape=[1, 2, 2, 3], data=[300] * 12), "data: must be 1×2×2×3 numbers"),
-        (tensor(datatype="UINT8", shape=[1, 2, 2, 3], data=[1]), "data: must be 1×2×2×3 numbers"),
-        (tensor(datatype="UINT8", shape=[1, 2, 2, 3], data=[[1], [1, 2]]), "data: must be 1×2×2×3 numbers"),
+        *(
+            (tensor(datatype="UINT8", shape=[1, 2, 2, 3], data=data), "data: must be 1×2×2×3 whole numbers")
+            for data in ([1], [[1], [1, 2]], [[[[1] * 3] * 2] * 2, [1]], [None] * 12, ["1"] * 12, [{}] * 12)
+        ),
         ({**tensor(), "outputs": [{"name": 1}]}, "name: must be of type str"),
         ({**tensor(), "id": 7}, "id: must be of type str"),
     ],
@@ -200,6 +201,55 @@ def tensor(**fields: Any) -> dict[str, Any]:
 def test_damaged_requests_are_refused(request_: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         read_inference(json.dumps(request_).encode(), None, 3)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "wrong", "said"),
+    [
+        *(
+            ("UINT8", value, r"1×2×1×3 whole numbers from 0 to 255$")
+            for value in (
+                0.87,
+                254.5,
+                -1,
+                -0.5,
+                256,
+                1e300,
+                10**19,
+                float("nan"),
+                float("inf"),
+                True,
+                "1",
+                None,
+            )
+        ),
+        *(("UINT16", value, "whole numbers from 0 to 65535$") for value in (0.5, -1, 65536, False)),
+        *(("INT16", value, "whole numbers from -32768 to 32767$") for value in (0.5, -32769, 32768, True)),
+        *(("FP32", value, "1×2×1×3 numbers$") for value in (True, "1.5", None, [1])),
+    ],
+)
+def test_json_numbers_that_a_type_does_not_hold_are_refused(datatype: str, wrong: Any, said: str) -> None:
+    request = tensor(datatype=datatype, shape=[1, 2, 1, 3], data=[1, 2, 3, 4, 5, wrong])
+    with pytest.raises(UserError, match=f"^data: must be .*{said}"):
+        read_inference(json.dumps(request).encode(), None, 3, windowed=True)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("UINT8", [0, 255, 7.0, 1, 2, 3]),
+        ("UINT8", [[[[0, 255, 7]], [[1, 2, 3]]]]),
+        ("UINT16", [0, 65535, 1e3, 1, 2, 3]),
+        ("INT16", [-32768, 32767, 0, 1, 2, 3]),
+        ("FP32", [0.87, -1.5, 7, 1, 2, 3]),
+    ],
+)
+def test_json_numbers_are_taken_as_they_are(datatype: str, data: list[Any]) -> None:
+    request = tensor(datatype=datatype, shape=[1, 2, 1, 3], data=data)
+    [pixels] = read_inference(json.dumps(request).encode(), None, 3, windowed=True).images
+    assert isinstance(pixels, np.ndarray)
+    assert pixels.dtype == {"FP32": "f4"}.get(datatype, datatype.lower())
+    np.testing.assert_array_equal(pixels, np.reshape(data, (2, 1, 3)).astype(pixels.dtype))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import socket
@@ -31,7 +32,8 @@ from tests.helpers.serving import (
 from skipnets.classifier import Classifier
 from skipnets.data.pixel_budget import PixelBudget
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.serve import Limits, create_app
+from skipnets.errors import UserError
+from skipnets.serve import Limits, create_app, run_server
 from skipnets.serve.service import BusyError
 
 
@@ -153,6 +155,58 @@ def test_no_response_is_lost_or_swapped(serving: Serving, colors: Classifier) ->
     served_ones = batches[: batches.index(32)] if 32 in batches else batches
     assert max(served_ones) > 1
     assert max(served_ones) <= 8
+
+
+def test_an_image_whose_outputs_are_not_finite_fails_alone(serving: Serving, colors: Classifier) -> None:
+    logits = colors.runtime.logits
+
+    def overflowing(batch: NDArray[Any]) -> NDArray[np.float32]:
+        means = logits(batch)
+        return np.where(means.min(axis=1, keepdims=True) > 15, np.nan, means)
+
+    colors.runtime.logits = overflowing
+    client = serving(batch_delay=1)
+    white = make_image((255, 255, 255), (16, 16))
+    images = {"name": "images", "shape": [1], "datatype": "BYTES"}
+    requests: list[dict[str, Any]] = [
+        {"url": "/v1/predict", "files": upload(make_image("red"))},
+        {"url": "/v1/predict", "files": upload(make_image("blue"), white)},
+        {"url": "/v1/predict", "files": upload(white)},
+        *(
+            {
+                "url": "/v2/models/resnet20/infer",
+                "json": {"inputs": [images | {"data": [base64.b64encode(image).decode()]}]},
+            }
+            for image in (make_image("green"), white)
+        ),
+    ]
+    colors.runtime.held.clear()
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(client.post, "/v1/predict", files=upload(make_image("red")))
+        wait_until(lambda: "skipnets_queue_images 1.0" in client.get("/metrics").text)
+        waiting = [pool.submit(client.post, **request) for request in requests]
+        wait_until(lambda: "skipnets_queue_images 7.0" in client.get("/metrics").text)
+        colors.runtime.held.set()
+        red, mixed, failed, green, blamed = (each.result() for each in waiting)
+    assert first.result().status_code == 200
+    assert max(colors.runtime.batches) >= 6  # all of them together
+    said = "the network's outputs are not finite"
+    assert red.json()["predictions"][0]["label"] == "red"
+    answered, other = mixed.json()["predictions"]
+    assert (mixed.status_code, answered["label"], other["label"]) == (200, "blue", None)
+    assert other["error"].startswith(said)
+    assert said in detail(failed, 422)
+    assert green.json()["outputs"][1]["data"] == ["green"]
+    assert (blamed.status_code, said in blamed.json()["error"]) == (400, True)
+    counted = client.get("/metrics").text
+    assert 'skipnets_images_total{outcome="failed"} 3.0' in counted
+    assert 'skipnets_images_total{outcome="answered"} 4.0' in counted
+
+
+def test_a_model_whose_outputs_are_never_finite_is_not_served(colors: Classifier) -> None:
+    colors.runtime.logits = lambda batch: np.full((len(batch), 3), np.inf, np.float32)
+    with pytest.raises(UserError, match="the network's outputs are not finite"):
+        run_server(create_app(colors), port=0)
 
 
 # A server, and the growth of its peak memory.

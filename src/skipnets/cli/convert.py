@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from skipnets.cli.output import check_outputs, print_json, print_tables
+from skipnets.data.layout import spelled
 from skipnets.errors import UserError, listed
 from skipnets.tables import properties_table
 
@@ -83,8 +84,9 @@ def convert(
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """The class names in the lines of a text file that are not empty."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"classes={path}: must be a text file with a name in each line") from error
+    return [name for line in lines if (name := spelled(line))]

@@ -25,7 +25,8 @@ def plan(
 
     Args:
         model: A model file or a run folder.
-        batch_size: All threads compute a single image together; several images are divided among them.
+        batch_size: Of as many images as threads, or more, each thread computes its own. Fewer are computed
+            one by one, by all threads together.
         rounds: Number of runs; times are their medians.
         threads: CPU threads. Default: one per processor.
         json: Print the plan as JSON.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -107,8 +108,8 @@ def serve(
         "timeout_head": timeout_head,
     }
     for name, value in limits.items():
-        if value is not None and not value > 0:
-            raise UserError(f"{name}={value}: must be above 0")
+        if value is not None and not 0 < value * 2**20 < math.inf:  # of MiB, in bytes as well
+            raise UserError(f"{name}={value}: must be a finite number above 0")
     if queue < max_files:
         raise UserError(f"queue={queue}: must be at least max_files={max_files}, the images of one request")
     if token is None and not no_token and not is_loopback(host):

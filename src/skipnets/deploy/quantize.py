@@ -23,13 +23,11 @@ from skipnets.axes import INPUTS
 from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import evaluation_batches
-from skipnets.data.options import DataOptions
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import open_dataset
 from skipnets.deploy.agreement import Agreement, changes, measure_agreement
 from skipnets.deploy.timing import alternate
 from skipnets.errors import UserError, listed, naming, needs_extra
-from skipnets.evaluation.evaluating import open_if_own
+from skipnets.evaluation.evaluating import open_with_runs_splits
 from skipnets.evaluation.intervals import paired_interval
 from skipnets.evaluation.multi_label import all_right
 from skipnets.evaluation.multi_label_evaluation import labels_by_name
@@ -133,21 +131,14 @@ def judge(classifier: Classifier) -> IsRight:
 def open_calibration(data: str | os.PathLike[str] | ImageDataset, classifier: Classifier) -> ImageDataset:
     """Open labeled images with splits, and check that their classes are the classifier's.
 
-    The data of its own run have the run's splits.
+    Images that its own run used have the run's splits, wherever they are now.
 
     Raises:
         UserError: If the classes or the task differ, or a split has no images.
     """
     classes = classifier.classes
     with naming("calibration"):
-        if isinstance(data, ImageDataset):
-            dataset = data
-        elif (own := open_if_own(classifier, data)) is not None:
-            dataset = own
-        else:
-            dims = classifier.preprocessing.dims
-            options = DataOptions().of_model(classifier.task, classes, dims=dims)
-            dataset = open_dataset(data, options=options)
+        dataset = data if isinstance(data, ImageDataset) else open_with_runs_splits(classifier, data)
     if dataset.task != classifier.task:
         noun = "regression" if classifier.task == "regression" else f"{classifier.task} classifier"
         raise UserError(f"calibration: has {dataset.label_kind}, which does not fit a {noun}")

@@ -42,7 +42,13 @@ with needs_extra("train"):
     from scipy.optimize import brentq
     from scipy.special import logit
 
-    from skipnets.evaluation.evaluating import Evaluation, calibration_images, evaluate, splits_there
+    from skipnets.evaluation.evaluating import (
+        Evaluation,
+        calibration_images,
+        evaluate,
+        same_data,
+        splits_there,
+    )
     from skipnets.evaluation.metrics import measure
     from skipnets.evaluation.multi_label import binary_nll
     from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation
@@ -416,11 +422,8 @@ def _held_out_split(
     """The split to fit on: "val", or "all" for data without splits."""
     if splits_there(classifier, data, download=download, options=options) != ["test"]:
         return "val"
-    if (
-        data is not None
-        and not isinstance(data, ImageDataset)
-        and classifier.provenance.get("data") == str(data)
-    ):
+    own = classifier.provenance.get("data")
+    if isinstance(own, str) and isinstance(data, str | os.PathLike) and same_data(data, own):
         kind = INPUTS[classifier.preprocessing.dims]
         raise UserError(
             f"{data}: the classifier was trained on these data, and no splits.csv beside it says which "

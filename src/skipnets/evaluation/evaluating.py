@@ -20,11 +20,11 @@ from skipnets import run_folder
 from skipnets.axes import INPUTS
 from skipnets.classifier import Classifier, as_classifier, check_single_label
 from skipnets.data.contents import Content, contents
-from skipnets.data.dataset import ImageDataset
+from skipnets.data.dataset import ImageDataset, log_listing
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.named import NAMED_SETS
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import open_dataset
+from skipnets.data.sources import find_dataset, open_dataset
 from skipnets.data.splits import SPLITS, SplitRow, read_split_rows
 from skipnets.errors import UserError, check_at_least_1, listed, needs_extra
 from skipnets.evaluation.confusion import draw_confusion, save_figure
@@ -46,7 +46,7 @@ with needs_extra("train"):
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Evaluation", "evaluate", "open_if_own", "open_own_images"]
+__all__ = ["Evaluation", "evaluate", "open_own_images", "open_with_runs_splits", "same_data"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -180,8 +180,9 @@ def evaluate(
     Args:
         model: A model file, a run folder, an export, or a classifier.
         data: A folder, a manifest, a named dataset, or an open dataset; None uses the data of the
-            classifier's own run. If these are the run's data (the same folder, or nine tenths of its images
-            by content), the run's splits are used; other data without splits are all "test".
+            classifier's own run. If these are the run's data (the same folder or manifest, or nine tenths of
+            its images by content), the run's splits are used, and a warning counts images that it did not
+            use, which are left out; other data without splits are all "test".
         split: "train", "val", "test" or "all".
         coverage: Measure prediction sets or intervals with this coverage, as of `Classifier.predict`.
         reject: Measure what rejecting this share of unusual images leaves, as of `Classifier.predict`.
@@ -330,20 +331,23 @@ def _find(
     """The images in their splits, and whether they are those of the classifier's own run."""
     if isinstance(data, ImageDataset):
         dataset = data.checked()
-    elif data is None:
+        return dataset, record is not None and record.is_of(dataset)
+    if data is None:
         if options is not None:
             raise UserError("data: must be given with options of how it is read")
-        dataset = _open_runs_own(classifier, record, download)
+        named = True
+        dataset = _find_runs_own(classifier, record, download)
     else:
-        if options is None and record is not None and os.fspath(data) == record.data:
+        named = record is not None and record.is_named(data)
+        if options is None and record is not None and named:
             options = record.options
         dims = classifier.preprocessing.dims
         options = (options or DataOptions()).of_model(classifier.task, classifier.classes, dims=dims)
-        dataset = open_dataset(data, fractions=None, download=download, options=options)
-    runs_own = record is not None and record.is_of(dataset)
-    if record is not None and runs_own and not isinstance(data, ImageDataset):
+        dataset = find_dataset(data, fractions=None, download=download, options=options)
+    runs_own = record is not None and (named or record.holds_most_of(dataset))
+    if record is not None and runs_own:
         dataset = record.splits_of(dataset)
-    return dataset, runs_own
+    return log_listing(dataset), runs_own
 
 
 def splits_there(
@@ -373,7 +377,7 @@ def calibration_images(
         own = dataset
     else:
         try:
-            own = _open_runs_own(classifier, record, download=False)
+            own = open_own_images(classifier)
         except UserError:
             return dataset.split(split), None
     training = own.split("train")
@@ -445,19 +449,31 @@ class _RunRecord:
     rows: Mapping[str, SplitRow]
     options: DataOptions
 
+    def is_named(self, data: str | os.PathLike[str]) -> bool:
+        """Whether these are the run's data, named in any way."""
+        return self.data is not None and same_data(data, self.data)
+
     def is_of(self, dataset: ImageDataset) -> bool:
-        """Whether this is the run's dataset: its folder or, if that has moved, nine tenths of its images."""
-        if dataset.root is not None and dataset.root.resolve() == self.root:
-            return True
-        if dataset.root is None:
-            return set(dataset.names) <= self.rows.keys()  # a named dataset
+        """Whether an open dataset is the run's, by its place and its names or by most of its images."""
+        root = None if dataset.root is None else dataset.root.resolve()
+        # A manifest beside the run's own has the same root, and other names.
+        return (root == self.root and set(dataset.names) <= self.rows.keys()) or self.holds_most_of(dataset)
+
+    def holds_most_of(self, dataset: ImageDataset) -> bool:
+        """Whether it has nine tenths of the run's images, wherever they are."""
         return sum(split is not None for split in self.known_splits(dataset)) > 0.9 * len(self.rows)
 
     def splits_of(self, dataset: ImageDataset) -> ImageDataset:
-        """The images that the run used, with its splits."""
+        """The images that the run used, with its splits; the listing warns of others, which are left out."""
         splits = self.known_splits(dataset)
-        known = dataset.select(np.flatnonzero([split is not None for split in splits]))
-        return replace(known, splits=np.array([split for split in splits if split], dtype="<U5"))
+        known = np.flatnonzero([split is not None for split in splits])
+        if len(known) < len(dataset):
+            dataset.listing.warnings.append(
+                f"{dataset.counted(len(dataset) - len(known))} that {self.splits} does not list, or that "
+                "have changed since, are left out"
+            )
+        chosen = dataset.select(known)
+        return replace(chosen, splits=np.array([split for split in splits if split], dtype="<U5"))
 
     def count(self, dataset: ImageDataset) -> dict[str, int]:
         """How many of the images the run used as "train", "val" and "test"."""
@@ -508,6 +524,16 @@ class _RunRecord:
         return (path if path.is_dir() else path.parent).resolve()
 
 
+def same_data(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> bool:
+    """Whether two DATA arguments name the same folder, manifest or named dataset, however spelled."""
+    return _place(first) == _place(second)
+
+
+def _place(data: str | os.PathLike[str]) -> str:
+    """The absolute path of a folder or manifest, without symbolic links; the name of a named dataset."""
+    return data if isinstance(data, str) and data in NAMED_SETS else os.path.realpath(data)
+
+
 def _run_record(classifier: Classifier) -> _RunRecord | None:
     """Read splits.csv of the run folder that the classifier is in, if any."""
     if classifier.path is None:
@@ -541,24 +567,28 @@ def open_own_images(classifier: Classifier, *, download: bool = False) -> ImageD
     Raises:
         UserError: If it is not in a run folder, or the images are no longer there.
     """
-    return _open_runs_own(classifier, _run_record(classifier), download)
+    return log_listing(_find_runs_own(classifier, _run_record(classifier), download))
 
 
-def open_if_own(
-    classifier: Classifier, data: str | os.PathLike[str], *, download: bool = False
-) -> ImageDataset | None:
-    """Open data of which the classifier's own run was made, with the run's splits; None for other data.
+def open_with_runs_splits(classifier: Classifier, data: str | os.PathLike[str]) -> ImageDataset:
+    """Open data to be split, of which every image that the classifier's own run used keeps the run's split.
 
     Raises:
-        UserError: If they are the run's, and the images are no longer there.
+        UserError: If there are no such data, or they are the run's and images are no longer there.
     """
     record = _run_record(classifier)
-    if record is None or record.data != os.fspath(data):
-        return None
-    return _open_runs_own(classifier, record, download)
+    if record is not None and record.is_named(data):
+        return log_listing(_find_runs_own(classifier, record, download=False))
+    dims = classifier.preprocessing.dims
+    options = DataOptions().of_model(classifier.task, classifier.classes, dims=dims)
+    dataset = open_dataset(data, options=options)
+    if record is None:
+        return dataset
+    pairs = zip(record.known_splits(dataset), dataset.splits.tolist(), strict=True)
+    return replace(dataset, splits=np.array([known or drawn for known, drawn in pairs], dtype="<U5"))
 
 
-def _open_runs_own(classifier: Classifier, record: _RunRecord | None, download: bool) -> ImageDataset:
+def _find_runs_own(classifier: Classifier, record: _RunRecord | None, download: bool) -> ImageDataset:
     if record is None or record.data is None:
         raise UserError(
             f"{classifier.path or 'this classifier'} is not in a run folder: name the data to evaluate it on"
@@ -566,7 +596,7 @@ def _open_runs_own(classifier: Classifier, record: _RunRecord | None, download: 
     if record.splits is not None:
         run_folder.check_splits(Path(record.splits).parent)
     try:
-        return open_dataset(record.data, splits=record.splits, download=download, options=record.options)
+        return find_dataset(record.data, splits=record.splits, download=download, options=record.options)
     except UserError as error:
         raise UserError(f"{error}; it was trained on these data: if they have moved, name them") from error
 

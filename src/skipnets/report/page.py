@@ -33,7 +33,7 @@ from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError, check_at_least_1, check_path
 from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature
 from skipnets.evaluation.confusion import tints
-from skipnets.evaluation.evaluating import evaluate_classes, open_own_images
+from skipnets.evaluation.evaluating import evaluate_classes, open_own_images, same_data
 from skipnets.evaluation.intervals import wilson_interval
 from skipnets.evaluation.metrics import Metrics, measure
 from skipnets.evaluation.reliability import reliability
@@ -234,8 +234,9 @@ def _regression_page(
 def _images(classifier: Classifier, results: AnyResults) -> tuple[ImageDataset | None, str | None]:
     """The images that were evaluated, or why they cannot be opened."""
     data = results.evaluation["data"]
+    own = classifier.provenance.get("data")
     try:
-        if data == classifier.provenance.get("data"):
+        if own is not None and same_data(data, own):
             return open_own_images(classifier), None
         dims = classifier.preprocessing.dims
         options = DataOptions().of_model(classifier.task, classifier.classes, dims=dims)

@@ -84,7 +84,7 @@ class Answer(BaseModel):
         default=None, description="How usual the image is; only where the server rejects unusual ones."
     )
     rejected: bool | None = Field(default=None, description="Whether it is so unusual that it is rejected.")
-    error: str | None = Field(description="Why the image could not be read.")
+    error: str | None = Field(description="Why the image could not be read, or computed.")
 
 
 class Answers(BaseModel):
@@ -432,8 +432,8 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
     ) -> Response:
         """Send each image as a part `files`: `curl -F files=@a.jpg -F files=@b.png …/v1/predict`.
 
-        An image that cannot be read has an `error`; the others have their predictions. The status is 422
-        only if none could be read.
+        An image that cannot be read, or computed, has an `error`; the others have their predictions. The
+        status is 422 only if none has one.
         """
         _check_names("parameter", request.query_params, {"top_k"})
         with service.admitted() as take:
@@ -443,7 +443,7 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
                 predictions = await service.predict(uploads, top_k)
         answers: dict[str, Any] = {"predictions": [_answer(prediction) for prediction in predictions]}
         if all(prediction.error is not None for prediction in predictions):
-            answers["detail"] = f"no image could be read: {predictions[0].error}"
+            answers["detail"] = f"no image could be read or computed: {predictions[0].error}"
         return JSONResponse(answers, 422 if "detail" in answers else 200)
 
     @app.post(

@@ -9,7 +9,7 @@ from PIL import Image
 from skipnets.classifier import Classifier
 from skipnets.data.raster import WindowedImage
 from skipnets.data.volume_files import Volume
-from skipnets.errors import UserError, class_hint
+from skipnets.errors import UserError, class_hint, install_command
 
 __all__ = ["explanation_png", "why_unexplained"]
 
@@ -33,7 +33,7 @@ def why_unexplained(classifier: Classifier) -> str | None:
         import skipnets.insight.attribution
         import skipnets.insight.overlays  # noqa: F401
     except (UserError, ModuleNotFoundError):
-        return 'the extra "explain" is not installed on the server; pip install "skipnets[explain]"'
+        return f'the extra "explain" is not installed on the server; {install_command("explain")}'
     return None
 
 

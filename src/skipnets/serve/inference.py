@@ -360,11 +360,30 @@ def _images(
 def _pixels(data: memoryview | list[Any], shape: list[int], dtype: str) -> NDArray[Any]:
     """(N, H, W, C)."""
     try:
-        flat = np.frombuffer(data, dtype) if isinstance(data, memoryview) else np.array(data, dtype).ravel()
+        flat = np.frombuffer(data, dtype) if isinstance(data, memoryview) else _numbers(data, dtype)
         return flat.reshape(shape)
-    except (ValueError, TypeError, OverflowError) as error:
-        kind = " from 0 to 255" if dtype == "u1" else f" of type {np.dtype(dtype)}"
-        raise UserError(f"data: must be {'×'.join(map(str, shape))} numbers{kind}") from error
+    except ValueError as error:
+        kind = "numbers"
+        if np.dtype(dtype).kind in "iu":
+            kind = f"whole numbers from {np.iinfo(dtype).min} to {np.iinfo(dtype).max}"
+        raise UserError(f"data: must be {'×'.join(map(str, shape))} {kind}") from error
+
+
+def _numbers(data: list[Any], dtype: str) -> NDArray[Any]:
+    """(N · H · W · C,) numbers of JSON.
+
+    Raises:
+        ValueError: If something else is in it, or a number that NumPy would cut off or wrap around.
+    """
+    values = np.array(data, object).ravel()
+    if not set(map(type, values)) <= {int, float}:
+        raise ValueError("not numbers alone")
+    given = values.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        numbers = given.astype(dtype)
+    if numbers.dtype.kind in "iu" and not (numbers == given).all():
+        raise ValueError("not numbers of this type")
+    return numbers
 
 
 def _from_base64(data: list[Any]) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from skipnets.errors import UserError
@@ -68,8 +69,8 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not value > 0:
-                raise UserError(f"{field.name}={value}: must be above 0")
+            if not 0 < value < math.inf:
+                raise UserError(f"{field.name}={value}: must be a finite number above 0")
         if self.files > self.queue:
             raise UserError(
                 f"queue={self.queue}: must be at least files={self.files}, the images of one request"

@@ -28,7 +28,10 @@ class Metrics:
             registry=registry,
         )
         self.images = Counter(
-            "skipnets_images", "Images, answered or unreadable.", ["outcome"], registry=registry
+            "skipnets_images",
+            "Images: answered, unreadable, or failed in the network.",
+            ["outcome"],
+            registry=registry,
         )
         self.queue = Gauge(
             "skipnets_queue_images", "Images being read, waiting or computed.", registry=registry

@@ -261,7 +261,7 @@ class Service:
             self._held -= held
 
     async def predict(self, uploads: Sequence[Upload], top_k: int) -> list[Prediction]:
-        """Classify each image; one that cannot be read has an error and does not stop the others."""
+        """Classify each image; one that cannot be read, or computed, has an error and stops no other."""
         with _until_given_up() as given_up:
             return await asyncio.gather(*[self._predict(upload, top_k, given_up) for upload in uploads])
 
@@ -272,7 +272,7 @@ class Service:
             images: Files, or pixels (H, W, C).
 
         Raises:
-            ImageDecodeError: If one of them cannot be read.
+            ImageDecodeError: If one of them cannot be read, or its outputs are not finite.
         """
         with _until_given_up() as given_up:
             answers = await asyncio.gather(*[self._ask(image, given_up) for image in images])
@@ -307,7 +307,9 @@ class Service:
         preprocessing = classifier.preprocessing
         check_calibrated(classifier, **self._asked)
         shape = (1, *preprocessing.size, preprocessing.channels)
-        _answers(classifier, np.zeros(shape, preprocessing.pixel_type), **self._asked)
+        [(row, _)] = _answers(classifier, np.zeros(shape, preprocessing.pixel_type), **self._asked)
+        if not np.isfinite(row).all():
+            raise UserError(NOT_FINITE)
         self._unexplained = why_unexplained(classifier)
         self._classifier = classifier
         self.metrics.model.info(
@@ -340,6 +342,9 @@ class Service:
             self.metrics.images.labels("unreadable").inc()
             raise
         answer: tuple[NDArray[np.float64], dict[str, Any]] = await self._batcher.ask(pixels)
+        if not np.isfinite(answer[0]).all():
+            self.metrics.images.labels("failed").inc()
+            raise ImageDecodeError(f"image: {NOT_FINITE}")
         self.metrics.images.labels("answered").inc()
         return answer
 
@@ -436,10 +441,7 @@ def _naming_option() -> Iterator[None]:
 def _answers(
     classifier: Classifier, pixels: NDArray[Any], **asked: float | None
 ) -> list[tuple[NDArray[np.float64], dict[str, Any]]]:
-    """(N, H, W, C) → (classes,) probabilities or numbers of each, and what is asked for besides."""
+    """(N, H, W, C) → what `outputs_with_uncertainty` gives of each."""
     normalizes = classifier.runtime.input_type == "uint8"
     prepare = classifier.preprocessing.planes if normalizes else classifier.preprocessing.normalize
-    answers = outputs_with_uncertainty(classifier, prepare(pixels), **asked)
-    if not all(np.isfinite(row).all() for row, _ in answers):
-        raise UserError(NOT_FINITE)
-    return answers
+    return outputs_with_uncertainty(classifier, prepare(pixels), **asked)
