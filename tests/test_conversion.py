@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+import skipnets
+from skipnets import Classifier, Preprocessing
 from skipnets.conversion import classifier_from_weights
 from skipnets.errors import UserError
 from skipnets.models import create_model
 from skipnets.models.weights import network_of
+from skipnets.scaling import TargetScale
 
 GIVEN = {"size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
 
@@ -101,3 +106,62 @@ def test_labels_keep_their_thresholds_under_other_names(tmp_path: Path) -> None:
     assert classifier.classes == tuple(names)
     assert classifier.task == "multi-label"
     assert classifier.thresholds == pytest.approx(torch.linspace(0.1, 0.9, 18).tolist())
+
+
+def test_one_output_tells_two_classes_apart(tmp_path: Path) -> None:
+    """As it is trained with binary cross-entropy: a high output is the second class."""
+    torch.manual_seed(0)
+    network = create_model("resnet8_w16", num_classes=1).eval()
+    torch.save(network.state_dict() | {"loss.weight": torch.ones(2, 2)}, tmp_path / "w.pth")
+    options = {"model": "resnet8_w16", "weights_ignore": ["loss.*"], **GIVEN}
+    classifier = classifier_from_weights(tmp_path / "w.pth", classes=["cat", "dog"], **options)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    with torch.no_grad():
+        probability = float(network(torch.from_numpy(classifier.preprocess([image]))).sigmoid())
+    classifier.save(tmp_path / "m.safetensors")
+    [prediction] = skipnets.load(tmp_path / "m.safetensors").predict(image, top_k=2)
+    assert dict(prediction.ranking) == pytest.approx({"dog": probability, "cat": 1 - probability}, abs=1e-5)
+    with pytest.raises(UserError, match=r"^classes: must be two for the one output of .*w\.pth.* is 100%"):
+        classifier_from_weights(tmp_path / "w.pth", classes=["dog"], **options)
+
+
+PREPROCESSINGS = {
+    "pad": Preprocessing((24, 40), fit="pad", interpolation="bicubic"),
+    "stretch": Preprocessing(32, fit="stretch"),
+    "center": Preprocessing(32, fit="center"),
+    "crop": Preprocessing((24, 40), fit="crop", crop_fraction=0.83),
+    "16 bits": Preprocessing(32, channels=1, window=(100, 4000), bits=16),
+    "DICOM": Preprocessing(32, channels=1, window="voi", bits=12),
+    "bands": Preprocessing(32, channels=5, mean=[0.5] * 5, std=[0.2] * 5, shown_channels=(4, 2, 0)),
+}
+
+
+@pytest.mark.parametrize("preprocessing", PREPROCESSINGS.values(), ids=PREPROCESSINGS)
+def test_a_model_file_keeps_its_preprocessing(preprocessing: Preprocessing, tmp_path: Path) -> None:
+    path, channels = tmp_path / "own.safetensors", preprocessing.channels
+    network = create_model("resnet8_w16", num_classes=2, in_chans=channels)
+    Classifier.from_model(network, classes=["a", "b"], preprocessing=preprocessing).save(path)
+    again = create_model("resnet8_w16", num_classes=2, in_chans=channels, weights=path)
+    assert Classifier.from_model(again, classes=["c", "d"]).preprocessing == preprocessing
+    if channels == 3:
+        converted = classifier_from_weights(path, model="resnet8_w16", classes=["c", "d"])
+        assert converted.preprocessing == preprocessing
+
+
+def test_a_model_file_keeps_its_task(tmp_path: Path) -> None:
+    """With thresholds that find the same labels, as they are before its calibration."""
+    network = create_model("resnet8_w16", num_classes=2)
+    made = {"classes": ["a", "b"], "preprocessing": Preprocessing(32)}
+    labels = Classifier.from_model(network, task="multi-label", thresholds=[0.3, 0.7], **made)
+    for temperature in (1.0, 2.0):
+        labels.temperature = temperature
+        labels.save(tmp_path / "labels.safetensors")
+        found = classifier_from_weights(
+            tmp_path / "labels.safetensors", model="resnet8_w16", classes=["c", "d"]
+        )
+        assert (found.classes, found.task, found.temperature) == (("c", "d"), "multi-label", 1)
+        assert found.thresholds == labels.uncalibrated().thresholds
+    scales = [TargetScale(mean=0.0, std=1.0)] * 2
+    Classifier.from_model(network, task="regression", scales=scales, **made).save(tmp_path / "n.safetensors")
+    with pytest.raises(UserError, match=r"n\.safetensors: must be of a classifier, not of a regression$"):
+        classifier_from_weights(tmp_path / "n.safetensors", model="resnet8_w16", classes=["c", "d"])

@@ -162,8 +162,8 @@ class Classifier(Display):
                 (N, C, L) or volumes (N, C, D, H, W).
             classes: Names of the classes, in the order of the logits; None takes the labels of the published
                 weights that the model was created with, with their thresholds.
-            preprocessing: How an image becomes the model's input; None takes what the published weights that
-                the model was created with were evaluated with.
+            preprocessing: How an image becomes the model's input; None takes what the published weights, or
+                the model file, that the model was created with were evaluated with.
             provenance: As for `Classifier`; `created` is added if it is missing.
             architecture: Of a module that is no part of this package, or of a modified model, what makes it:
                 `{"import": "package.module:Class", "arguments": {…}}`. It is called to see that it does.
@@ -666,11 +666,11 @@ def _dated(provenance: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _published_preprocessing(model: Backbone[Any]) -> Preprocessing:
-    """How the images were prepared on which a model's published weights were evaluated."""
+    """How the images were prepared on which a model's published weights, or model file, were evaluated."""
     published = model.weights_report.input if model.weights_report is not None else None
     if published is None:
         raise UserError("preprocessing: must be given, the model has no published weights that state it")
-    return Preprocessing(**published.to_preprocessing())
+    return Preprocessing.from_dict(published.to_preprocessing())
 
 
 def load(

@@ -97,3 +97,22 @@ def test_the_network_is_not_changed() -> None:
 def test_what_fails_is_one_line() -> None:
     with pytest.raises(UserError, match=r"^model: TinyNet fails on images of shape \(1, 3, 8, 8\) \(.*chan"):
         record_calls(TinyNet(3), (3, 8, 8))
+
+
+class Keeping(TinyNet):
+    """Keeps the features of its last call."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) → (N, K)."""
+        features = self.body(x)
+        self.last, self.earlier = features, [features * 2]
+        return self.head(features.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_network_that_keeps_features_of_its_last_training_step() -> None:
+    network = Keeping(3).train()
+    network(torch.rand(2, 1, 8, 8)).sum().backward()
+    last, plain = network.last, TinyNet(3)
+    calls = record_calls(network, (1, 8, 8))
+    assert [call.kept for call in calls[1:]] == [call.kept for call in record_calls(plain, (1, 8, 8))[1:]]
+    assert network.last is last

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -52,8 +53,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def sharing_tensors(model: Model) -> Model:
     """Copy a model's modules but not its tensors, so that hooks on the copy see no calls of other threads."""
-    # Attributes, too: what a module keeps of its last call is in a graph, and cannot be copied.
-    attributes = (value for module in model.modules() for value in vars(module).values())
-    kept = (value for value in attributes if isinstance(value, Tensor))
-    tensors = (*model.parameters(), *model.buffers(), *kept)
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in _tensors(model)})
+
+
+def copied(model: Model) -> Model:
+    """Copy a model with its tensors, also one whose modules keep some of their last call.
+
+    Those are in a graph, which `copy.deepcopy` refuses; their copies are not.
+    """
+    made = (tensor for tensor in _tensors(model) if not tensor.is_leaf)
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in made})
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters, buffers, and what modules keep in other attributes, lists and dictionaries included."""
+    for module in model.modules():
+        yield from (value for value in tree_leaves(vars(module)) if isinstance(value, Tensor))

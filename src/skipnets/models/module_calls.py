@@ -5,7 +5,6 @@ Shapes: N batch, C channels, H height, W width; of signals (N, C, L), of volumes
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from skipnets.errors import UserError, one_line
 from skipnets.models.block_execution import set_block_execution
-from skipnets.models.modes import sharing_tensors
+from skipnets.models.modes import copied, sharing_tensors
 from skipnets.models.operations import Shape
 
 __all__ = ["INPUT", "Call", "Connection", "connections", "module_macs", "record_calls"]
@@ -238,7 +237,7 @@ def _count_parameters(calls: Sequence[Call], network: nn.Module) -> None:
 def _kept_bytes(network: nn.Module, shape: Sequence[int]) -> dict[tuple[str, int], int]:
     """Bytes an image that autograd saves within each call: path and number of the call → bytes."""
     images = _images(network, (2, *shape))  # batch norms do not train on one
-    own = copy.deepcopy(network).train()
+    own = copied(network).train()
     set_block_execution(own, "plain", warn=False)
     recorder = _Recorder(own)
     known = {tensor.untyped_storage().data_ptr() for tensor in (*own.parameters(), *own.buffers())}

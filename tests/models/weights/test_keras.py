@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from tests.helpers.modules import modules_imported_anew
-from torch import Tensor
+from torch import Tensor, nn
 
 from skipnets import Classifier
+from skipnets.conversion import classifier_from_weights
 from skipnets.data.dataset import ImageDataset
 from skipnets.errors import MissingExtraError, UserError
 from skipnets.models import create_model
@@ -515,6 +516,84 @@ def test_another_activation_of_the_head_is_said(tmp_path: Path) -> None:
     path = write(tmp_path / "model.h5", made("densenet")[0], extra={"more": more})
     report = create_model(weights=path, **DENSENET).weights_report
     assert [note for note in report.notes if "predictions has the activation sigmoid" in note]
+    assert report.task == "multi-label"
+    other = create_model(weights=path, num_classes=3, **DENSENET).weights_report
+    assert other.task is None  # of a new head
+
+
+def layers_of(network: nn.Module) -> Layers:
+    """A network's layers, as Keras holds them."""
+    layers: Layers = {}
+    for index, module in enumerate(network.modules()):
+        if isinstance(module, nn.Conv2d):
+            layers[f"layer_{index}"] = {"kernel": module.weight.detach().permute(2, 3, 1, 0).numpy()}
+        elif isinstance(module, nn.BatchNorm2d):
+            values = (module.weight, module.bias, module.running_mean, module.running_var)
+            roles = ("gamma", "beta", "moving_mean", "moving_variance")
+            layers[f"layer_{index}"] = {
+                role: value.detach().numpy() for role, value in zip(roles, values, strict=True)
+            }
+        elif isinstance(module, nn.Linear):
+            layers["dense"] = {
+                "kernel": module.weight.detach().T.numpy(),
+                "bias": module.bias.detach().numpy(),
+            }
+    return layers
+
+
+GIVEN = {"model": "resnet8_w16", "size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+
+
+def with_head(path: Path, outputs: int, activation: str) -> tuple[Path, nn.Module]:
+    """A file of a network with a head of this activation, and the network."""
+    torch.manual_seed(0)
+    network = create_model("resnet8_w16", num_classes=outputs).eval()
+    nn.init.normal_(network.get_classifier().bias)
+    more = {"Dense": {"name": "dense", "activation": activation}}
+    return write(path / "model.h5", layers_of(network), extra={"more": more}), network
+
+
+@pytest.mark.parametrize(
+    ("activation", "outputs", "classes", "task"),
+    [
+        ("softmax", 3, ["a", "b", "c"], "single-label"),
+        ("linear", 3, ["a", "b", "c"], "single-label"),
+        ("sigmoid", 3, ["a", "b", "c"], "multi-label"),
+        ("sigmoid", 1, ["dog"], "multi-label"),
+        ("sigmoid", 1, ["cat", "dog"], "single-label"),
+        ("linear", 1, ["cat", "dog"], "single-label"),  # trained with from_logits=True
+    ],
+)
+def test_probabilities_are_what_the_head_makes(
+    activation: str, outputs: int, classes: list[str], task: str, tmp_path: Path
+) -> None:
+    path, network = with_head(tmp_path, outputs, activation)
+    classifier = classifier_from_weights(path, classes=classes, **GIVEN)
+    assert (classifier.task, classifier.classes) == (task, tuple(classes))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    with torch.no_grad():
+        logits = network(torch.from_numpy(classifier.preprocess([image])))[0]
+    if outputs == 1:
+        probability = float(logits.sigmoid())
+        expected = {"cat": 1 - probability, "dog": probability}
+    else:
+        values = logits.sigmoid() if task == "multi-label" else logits.softmax(0)
+        expected = dict(zip(classes, values.tolist(), strict=True))
+    [prediction] = classifier.predict(image, top_k=3)
+    assert dict(prediction.ranking) == pytest.approx({name: expected[name] for name in classes}, abs=1e-4)
+    if task == "multi-label":
+        assert classifier.thresholds == (0.5,) * outputs
+        assert set(prediction.labels) == {name for name in classes if expected[name] >= 0.5}
+
+
+def test_a_softmax_over_one_output_is_refused(tmp_path: Path) -> None:
+    path, _ = with_head(tmp_path, 1, "linear")
+    with pytest.raises(
+        UserError, match=r"^classes: must be two for the one output of .*model\.h5, the second"
+    ):
+        classifier_from_weights(path, classes=["dog"], **GIVEN)
+    with pytest.raises(UserError, match=r"^classes: must be 1, the outputs of .*model\.h5, not 3$"):
+        classifier_from_weights(path, classes=["a", "b", "c"], **GIVEN)
 
 
 def test_without_h5py_the_extra_is_named(tmp_path: Path) -> None:

@@ -258,16 +258,29 @@ def test_an_own_model_file_or_run_folder(make, stirred, write, assert_same):
         report = load_weights(model, source)
         assert_same(model, tensors)
         assert report.input == PublishedInput(
-            size=(32, 40), resize_size=40, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bilinear"
+            size=(32, 40),
+            resize_size=40,
+            mean=(0.1, 0.2, 0.3),
+            std=(0.4, 0.5, 0.6),
+            interpolation="bilinear",
+            further={"fit": "crop", "crop_fraction": 0.8},
         )
+        assert (report.task, report.labels) == ("single-label", None)
 
 
 def test_damaged_metadata(write):
     tensors = create_model("resnet20").state_dict()
     refused(write(tensors, "a.safetensors", metadata={"skipnets": "{"}), "damaged metadata")
-    refused(
-        write(tensors, "b.safetensors", metadata={"skipnets": '{"preprocessing": {}}'}), "damaged metadata"
-    )
+    images = {"size": [8, 8], "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}
+    for damaged in (
+        {"preprocessing": {}},
+        {"preprocessing": {**images, "window": [5]}},
+        {"preprocessing": {**images, "window": []}},
+        {"preprocessing": images, "task": "multi-label"},
+        {"preprocessing": images, "task": "multi-label", "classes": ["a"], "thresholds": ["high"]},
+    ):
+        metadata = {"skipnets": json.dumps(damaged)}
+        refused(write(tensors, "b.safetensors", metadata=metadata), "damaged metadata")
 
 
 # torchvision's tags

@@ -25,6 +25,7 @@ class PublishedInput:
         mean: Mean per channel, for values from 0 to 1.
         std: Standard deviation per channel, for values from 0 to 1.
         interpolation: "bilinear", "bicubic", …
+        further: Other fields of `skipnets.Preprocessing`, such as `fit` and `window`, of a model file.
     """
 
     size: tuple[int, int]
@@ -32,6 +33,7 @@ class PublishedInput:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
+    further: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         resized = "" if self.resize_size is None else f"shorter side {self.resize_size}, center "
@@ -50,7 +52,12 @@ class PublishedInput:
 
         if channels == len(self.mean):
             return self
-        return replace(self, mean=fitted(self.mean), std=fitted(self.std))
+        further = {name: value for name, value in self.further.items() if name != "shown_channels"}
+        window = further.get("window")
+        if window is not None and not isinstance(window, str):  # a pair a channel; a text is each file's own
+            low, high = map(fitted, zip(*window, strict=True))
+            further["window"] = tuple(zip(low, high, strict=True))
+        return replace(self, mean=fitted(self.mean), std=fitted(self.std), further=further)
 
     def to_preprocessing(self) -> dict[str, Any]:
         """The fields of `skipnets.Preprocessing`."""
@@ -63,6 +70,7 @@ class PublishedInput:
             "mean": self.mean,
             "std": self.std,
             "interpolation": self.interpolation,
+            **self.further,
         }
 
     def to_timm(self) -> dict[str, Any]:
@@ -104,6 +112,7 @@ class Checkpoint:
         ordered: Whether `tensors` are in the order in which the model made them, not sorted by name.
         input: How images are preprocessed, where the source says so.
         labels: What the outputs stand for, where the source says so.
+        task: What the outputs are, as of `skipnets.Classifier`, where the source says so.
         network: Registry name of the source's network, where the source says so.
         fields: Fields of the configuration in which the source's network differs from others of its name;
             `create_model` takes them where they are not given.
@@ -116,6 +125,7 @@ class Checkpoint:
     ordered: bool
     input: PublishedInput | None = None
     labels: PublishedLabels | None = None
+    task: str | None = None
     network: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     has_state: bool = False

@@ -39,6 +39,8 @@ SUFFIXES = (".h5", ".hdf5", ".keras")
 
 _EPS = 1.001e-5  # of all norms in keras.applications' DenseNets and ResNets
 _HEAD = "predictions"
+# By the activation of the head.
+_TASKS = {"sigmoid": "multi-label", "softmax": "single-label"}
 # Whether a ResNet, blocks of each stage → our name.
 _NETWORKS: Mapping[tuple[bool, tuple[int, ...]], str] = {
     (False, (6, 12, 24, 16)): "densenet121",
@@ -90,8 +92,9 @@ def _checkpoint(path: Path, layers: Layers, config: list[Mapping[str, Any]], ord
             f"{path} is of a ResNet V2 of Keras, whose strides and shortcuts no network of this package has"
         )
     dense = [name for name, arrays in layers.items() if arrays.get("kernel", np.empty(0)).ndim == 2]
+    head = dense[0] if len(dense) == 1 else _HEAD
     if len(dense) == 1:
-        layers[_HEAD] = layers.pop(dense[0])
+        layers[_HEAD] = layers.pop(head)
     blocks = _blocks(layers)
     is_resnet = any(name.endswith("_3_conv") for name in layers)
     is_known = "conv1_conv" in layers and bool(blocks)
@@ -117,6 +120,7 @@ def _checkpoint(path: Path, layers: Layers, config: list[Mapping[str, Any]], ord
         tensors=tensors,
         ordered=ordered,
         input=published,
+        task=_TASKS.get(str(_activation(config, head))),
         network=_NETWORKS.get((is_resnet, blocks)),
         fields=fields,
         notes=notes,
@@ -145,9 +149,12 @@ def _notes(
     for layer in config:
         activation = layer["config"].get("activation")
         if layer["class_name"] == "Dense" and activation not in ("softmax", "linear", None):
+            outputs = "outputs become probabilities by softmax"
+            if activation == "sigmoid":
+                outputs = "each output is a label of its own (task=multi-label)"
             yield (
                 f"its layer {layer['config'].get('name')} has the activation {activation}, which is not part "
-                "of the network here: outputs become probabilities by softmax"
+                f"of the network here: {outputs}"
             )
     if prepares := {layer["class_name"] for layer in config} & {"Rescaling", "Normalization", "Resizing"}:
         yield f"its {' and '.join(sorted(prepares))} of the images is not part of the network here"
@@ -301,6 +308,12 @@ def _epsilons(config: list[Mapping[str, Any]]) -> dict[str, float]:
         for layer in config
         if layer["class_name"] == "BatchNormalization" and "epsilon" in layer["config"]
     }
+
+
+def _activation(config: list[Mapping[str, Any]], name: str) -> object:
+    """The activation of a linear layer, where the file says so."""
+    dense = (layer["config"] for layer in config if layer["class_name"] == "Dense")
+    return next((layer.get("activation") for layer in dense if layer.get("name") == name), None)
 
 
 def _stride(config: list[Mapping[str, Any]]) -> str:

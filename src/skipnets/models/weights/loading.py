@@ -99,6 +99,7 @@ def load_weights(
 
     if left_out := [full_names[short] for short in tensors.keys() - set(mapping.values())]:
         notes += (f"left out, as the model has 0 classes: {listed(sorted(left_out))}",)
+    keeps_head = head_change is None and model.num_classes > 0
     report = LoadReport(
         source=checkpoint.source,
         model=name,
@@ -113,7 +114,8 @@ def load_weights(
         notes=checkpoint.notes + state + redundant + notes,
         prefix=next((full.removesuffix(short) for short, full in full_names.items()), ""),
         input=checkpoint.input and checkpoint.input.for_channels(model.config.in_chans),
-        labels=checkpoint.labels if head_change is None and model.num_classes else None,
+        labels=checkpoint.labels if keeps_head else None,
+        task=checkpoint.task if keeps_head else None,
     )
     # A line each, as a log has them. Known layouts rename by a table, and remarks are warnings.
     by_structure = layout == _BY_STRUCTURE

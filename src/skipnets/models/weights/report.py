@@ -23,6 +23,7 @@ class LoadReport:
         input: Preprocessing that the source states, adapted to the model's input channels; None if it does
             not.
         labels: What the outputs stand for, where the source says so and the head was kept.
+        task: What the outputs are, as of `skipnets.Classifier`, likewise.
         prefix: Common prefix of all names in the source, such as "module.".
     """
 
@@ -35,6 +36,7 @@ class LoadReport:
     notes: tuple[str, ...] = ()
     input: PublishedInput | None = None
     labels: PublishedLabels | None = None
+    task: str | None = None
     prefix: str = ""
 
     def __str__(self) -> str:

@@ -27,7 +27,7 @@ import torchvision
 from torch import Tensor
 
 from skipnets.errors import UserError, check_path, naming, near_matches, needs_extra, one_line
-from skipnets.models.weights.checkpoint import Checkpoint, PublishedInput
+from skipnets.models.weights.checkpoint import Checkpoint, PublishedInput, PublishedLabels
 from skipnets.models.weights.expansion import check_expansion
 from skipnets.models.weights.keras import SUFFIXES as KERAS_SUFFIXES
 from skipnets.models.weights.keras import read_keras
@@ -35,6 +35,7 @@ from skipnets.models.weights.layouts import unwrap
 from skipnets.models.weights.lightning import is_lightning
 from skipnets.models.weights.pickled_module import Inert, is_archive, module_tensors, read_inert
 from skipnets.models.weights.torchxrayvision import completed, is_published, published_file, published_network
+from skipnets.probabilities import logit, sigmoid
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar")
 SUFFIXES = (".safetensors", ".npz", *KERAS_SUFFIXES, *PICKLED)
@@ -50,6 +51,8 @@ _IMAGENET = PublishedInput(
     std=(0.229, 0.224, 0.225),
     interpolation="bilinear",
 )
+# Fields of a model file's preprocessing that `PublishedInput` has no names of its own for.
+_FURTHER = ("fit", "crop_fraction", "window", "bits", "shown_channels")
 # Defaults by stem, for sources that state none.
 DEFAULT_INPUT = {
     "imagenet": _IMAGENET,
@@ -280,14 +283,21 @@ def _from_safetensors(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
         own = json.loads(metadata.get("skipnets", "{}"))
-        published = _from_own(own.get("preprocessing"))
+        published, labels = _from_own(own.get("preprocessing")), _own_labels(own)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is not a complete safetensors file ({one_line(error)})") from error
     except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
         raise UserError(f"{path} has damaged metadata ({one_line(error)})") from error
     if not tensors:
         raise UserError(f"{path} holds no tensors")
-    return Checkpoint(source=str(path), tensors=tensors, ordered=False, input=published)
+    return Checkpoint(
+        source=str(path),
+        tensors=tensors,
+        ordered=False,
+        input=published,
+        labels=labels,
+        task=own.get("task", "single-label") if own else None,
+    )
 
 
 def _from_own(preprocessing: Mapping[str, Any] | None) -> PublishedInput | None:
@@ -295,14 +305,31 @@ def _from_own(preprocessing: Mapping[str, Any] | None) -> PublishedInput | None:
     if preprocessing is None or len(preprocessing["size"]) != 2:
         return None
     height, width = preprocessing["size"]
-    cropped = preprocessing.get("fit") == "crop"
+    further = {"fit": "pad"} | {name: preprocessing[name] for name in _FURTHER if name in preprocessing}
+    cropped = further["fit"] == "crop"
+    window = further.get("window")
+    if window is not None and window != "voi":
+        pairs = zip(window, preprocessing["mean"], strict=True)  # one a channel
+        further["window"] = tuple((float(low), float(high)) for (low, high), _ in pairs)
     return PublishedInput(
         size=(int(height), int(width)),
         resize_size=round(min(height, width) / preprocessing.get("crop_fraction", 1.0)) if cropped else None,
         mean=tuple(map(float, preprocessing["mean"])),
         std=tuple(map(float, preprocessing["std"])),
         interpolation=str(preprocessing["interpolation"]),
+        further=further,
     )
+
+
+def _own_labels(own: Mapping[str, Any]) -> PublishedLabels | None:
+    """Labels from the metadata of a multi-label model file, with thresholds as before calibration."""
+    if own.get("task") != "multi-label":
+        return None
+    names, temperature = tuple(own["classes"]), own.get("temperature", 1.0)
+    thresholds = np.array(own.get("thresholds") or [0.5] * len(names), dtype=np.float64)
+    if temperature != 1:
+        thresholds = sigmoid(temperature * logit(thresholds))
+    return PublishedLabels(names=names, thresholds=tuple(thresholds.tolist()))
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:

@@ -232,6 +232,7 @@ def completed(path: Path, checkpoint: Checkpoint) -> Checkpoint:
             names=tuple(LABELS[index] for index in trained),
             thresholds=tuple(value for value in thresholds if value is not None),
         ),
+        task="multi-label",
         network=next((_network(name) for name, each in PUBLISHED.items() if each is published), None),
         fields={"num_classes": len(trained), "in_chans": 1},
         notes=(*checkpoint.notes, *(notes if left_out else ())),
