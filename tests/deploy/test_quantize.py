@@ -34,6 +34,7 @@ from skipnets.deploy.quantize import Accuracy, Quantization, judge, open_calibra
 from skipnets.deploy.timing import Timing
 from skipnets.errors import UserError
 from skipnets.evaluation import MultiLabelEvaluation, evaluate
+from skipnets.evaluation.evaluating import open_own_images
 from skipnets.models.factory import create_model
 from skipnets.scaling import TargetScale
 from skipnets.training import Run
@@ -207,6 +208,18 @@ def test_calibration_images_are_put_in_the_classifiers_order() -> None:
     for index in range(len(dataset)):
         first = dataset.classes[dataset.labels[index]]
         assert shuffled.classes[shuffled.labels[index]] == first
+
+
+def test_images_without_a_known_label_judge_nothing(label_run: Run) -> None:
+    classifier = load(label_run, runtime="torch", device="cpu")
+    own = open_own_images(classifier)
+    labels = own.labels.copy()
+    unknown = np.flatnonzero(own.splits == "val")[:3]
+    labels[unknown] = np.nan
+    opened = open_calibration(replace(own, labels=labels), classifier)
+    assert len(own.split("val")) - len(opened.split("val")) == 3
+    assert not {own.names[index] for index in unknown} & set(opened.split("val").names)
+    assert len(opened.split("train")) == len(own.split("train"))
 
 
 @pytest.mark.parametrize("spelling", ["data", "data/", "link", "moved"])

@@ -340,6 +340,8 @@ def test_the_temperature_of_several_labels_has_the_lowest_loss() -> None:
     assert fit_label_temperature(logits, labels) == pytest.approx(best.x, abs=1e-3)
     with pytest.raises(NoTemperatureError, match="hardly makes a mistake"):
         fit_label_temperature(np.array([[5.0, -5.0]]), np.array([[1.0, 0.0]]))
+    with pytest.raises(NoTemperatureError, match="no label of these images is known"):
+        fit_label_temperature(logits, np.full_like(labels, np.nan))
 
 
 def test_calibration_keeps_the_labels_that_are_found(

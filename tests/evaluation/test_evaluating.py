@@ -17,7 +17,9 @@ from skipnets.classifier import Classifier, load
 from skipnets.data import ImageDataset, Preprocessing, open_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
+from skipnets.evaluation.intervals import wilson_interval
 from skipnets.models.registry import config_to_dict, model_config
+from skipnets.tables import as_text
 
 COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -373,6 +375,28 @@ def test_batch_size_changes_nothing(pets: Path) -> None:
     first, second = (evaluate(reader(), pets, batch_size=size) for size in (1, 64))
     np.testing.assert_allclose(first.probabilities, second.probabilities, atol=1e-7)
     assert first.names == second.names
+
+
+def test_intervals_count_patients_and_not_their_images(tmp_path: Path) -> None:
+    labels = [0] * 40 + [1] * 20
+    alone = memory(labels, ("blue", "green", "red"))
+    wrong = np.arange(60) % 20 < 5  # of three patients of four, one looks red
+    alone.images[wrong] = (255, 0, 0)  # type: ignore[index]
+    grouped = replace(alone, groups=np.array([f"p{number // 5:02}" for number in range(60)]))
+    one, other = evaluate(reader(), alone), evaluate(reader(), grouped)
+    assert one.metrics.accuracy == other.metrics.accuracy == 0.75
+    assert one.metrics.accuracy_interval == wilson_interval(45, 60)
+    assert (one.metrics.groups, other.metrics.groups) == (None, 12)
+    assert other.to_dict()["groups"] == 12
+    widths = [high - low for low, high in (one.metrics.accuracy_interval, other.metrics.accuracy_interval)]
+    assert widths[1] > 2 * widths[0]
+    assert "over 12 groups of images" in as_text(other.tables())
+    other.save(tmp_path)
+    rows = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
+    assert rows.schema.names[:3] == ["path", "label", "group"]
+    assert rows["group"].to_pylist()[:6] == ["p00"] * 5 + ["p01"]
+    of_one = evaluate(reader(), replace(alone, groups=np.array(["p"] * 60)))
+    assert "how much metrics vary among groups is not known" in " ".join(of_one.warnings)
 
 
 @pytest.mark.parametrize("table", ["parquet", "csv"])

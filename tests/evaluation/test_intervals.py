@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipnets.evaluation.intervals import auroc_interval, mean_interval, paired_interval, wilson_interval
+from skipnets.evaluation.intervals import (
+    auroc_interval,
+    mean_interval,
+    paired_interval,
+    share_interval,
+    wilson_interval,
+)
 
 Z = NormalDist().inv_cdf(0.975)
 
@@ -33,6 +39,44 @@ def test_wilson_interval_solves_its_equation(trials: int, share: float) -> None:
     for end in (low, high):  # |p̂ − p| = z √(p (1 − p) / n), unless the end is the edge itself
         if 0 < end < 1:
             assert abs(observed - end) == pytest.approx(Z * math.sqrt(end * (1 - end) / trials), rel=1e-5)
+
+
+@pytest.mark.parametrize("right", [0, 3, 20])
+def test_images_that_stand_alone_have_wilson_s_interval(right: int) -> None:
+    flags = np.arange(20) < right
+    assert share_interval(flags) == wilson_interval(right, 20)
+
+
+def test_images_of_a_unit_that_are_alike_count_once() -> None:
+    """Ten copies of each of many images tell as much as these images do."""
+    rng = np.random.default_rng(0)
+    alone = rng.random(3000) < 0.7
+    copies = share_interval(np.repeat(alone, 10), np.repeat(np.arange(3000), 10))
+    assert copies == pytest.approx(share_interval(alone), abs=1e-4)
+
+
+def test_few_units_have_wide_intervals_and_one_tells_nothing() -> None:
+    right, units = np.array([1, 1, 1, 0, 1, 0], bool), np.array([0, 0, 0, 1, 1, 1])
+    low, high = share_interval(right, units)
+    assert high - low > 0.9
+    assert share_interval(right, np.zeros(6, np.int64)) == pytest.approx((0.15, 0.95), abs=0.1)
+    assert share_interval(np.ones(30, bool), np.arange(30) // 10) == pytest.approx(wilson_interval(3, 3))
+
+
+@pytest.mark.parametrize("units", [12, 60])
+def test_intervals_of_alike_images_hold_as_often_as_promised(units: int) -> None:
+    """Patients with ten images each, whose shares of right ones differ (a beta distribution of mean 0.8)."""
+    rng = np.random.default_rng(1)
+    number = np.repeat(np.arange(units), 10)
+    held, naive = 0, 0
+    for _ in range(1000):
+        right = rng.random(len(number)) < rng.beta(1.6, 0.4, units)[number]
+        low, high = share_interval(right, number)
+        held += low <= 0.8 <= high
+        low, high = wilson_interval(int(right.sum()), len(right))
+        naive += low <= 0.8 <= high
+    assert held >= 930
+    assert naive < 750
 
 
 @given(trials=st.integers(1, 1000), share=st.floats(0, 1))

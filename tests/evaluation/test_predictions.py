@@ -16,8 +16,9 @@ def test_what_an_evaluation_wrote_is_read_again(tmp_path: Path) -> None:
     classifier = make_classifier("resnet20")
     evaluation = evaluate(classifier, make_images(classifier, 8, wrong=2), split="val", workers=1)
     evaluation.write_predictions(tmp_path / "predictions.parquet")
-    names, labels, logits = read_predictions(tmp_path / "predictions.parquet", classifier.classes)
+    names, labels, logits, groups = read_predictions(tmp_path / "predictions.parquet", classifier.classes)
     assert names == evaluation.names
+    assert groups is None
     np.testing.assert_array_equal(labels, evaluation.labels)
     np.testing.assert_allclose(np.exp(logits), evaluation.probabilities, rtol=1e-6)
     with pytest.raises(KeyError):

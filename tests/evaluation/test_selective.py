@@ -17,6 +17,8 @@ from skipnets.data import ImageDataset
 from skipnets.errors import UserError
 from skipnets.evaluation import Evaluation, MultiLabelEvaluation, calibrate, evaluate
 from skipnets.evaluation.evaluating import open_own_images
+from skipnets.evaluation.intervals import wilson_interval
+from skipnets.evaluation.selective import Selective
 from skipnets.tables import as_text
 from skipnets.training import Run
 
@@ -75,6 +77,26 @@ def test_an_uncalibrated_classifier_is_refused_before_the_work() -> None:
     classifier = make_classifier()
     with pytest.raises(UserError, match=r"^reject=0\.1: needs a calibrated model"):
         evaluate(classifier, make_images(classifier, 4), split="all", reject=0.1)
+
+
+def test_sets_that_hold_all_labels_have_an_interval_with_a_width() -> None:
+    labels = np.array([[1, 0, np.nan]] * 20 + [[np.nan, np.nan, np.nan]], np.float32)
+    sets = np.ones((21, 3), bool)
+    found = Selective(coverage=0.9, sets=sets).measure(np.ones(21, bool), labels)["prediction_sets"]
+    assert found["measured"] == 1
+    assert found["interval"] == list(wilson_interval(20, 20))
+    patients = np.array([f"p{number // 5}" for number in range(21)])
+    grouped = Selective(coverage=0.9, sets=sets).measure(np.ones(21, bool), labels, patients)
+    assert grouped["prediction_sets"]["interval"] == pytest.approx(wilson_interval(4, 4))
+
+
+def test_images_without_a_known_label_are_neither_right_nor_wrong() -> None:
+    labels = np.array([[1.0], [0.0], [np.nan], [np.nan]])
+    rejected = np.array([False, True, False, True])
+    selective = Selective(reject=0.5, rejected=rejected, p_values=np.ones(4))
+    found = selective.measure(np.array([False, True, True, True]), labels)["rejection"]
+    assert (found["accuracy_kept"], found["accuracy_rejected"]) == (0.0, 1.0)
+    assert (found["kept"], found["rejected"]) == (2, 0.5)
 
 
 def test_of_several_labels_all_must_be_right(label_run: Run) -> None:

@@ -26,6 +26,7 @@ def write_results(
     data: str = "pets",
     temperature: float = 1.0,
     dims: int = 2,
+    groups: NDArray[np.str_] | None = None,
 ) -> Path:
     """What `skipnets evaluate --output` writes, but for the image of the confusion matrix."""
     written = logits.astype(np.float32)
@@ -34,7 +35,7 @@ def write_results(
         data=data,
         split=split,
         classes=classes,
-        metrics=measure(written, labels, temperature=temperature),
+        metrics=measure(written, labels, temperature=temperature, groups=groups),
         names=names or [f"{index:05}.png" for index in range(len(labels))],
         labels=labels,
         logits=written,
@@ -42,6 +43,7 @@ def write_results(
         failures={},
         known=None,
         dims=dims,
+        groups=groups,
     )
     evaluation.write_predictions(folder / "predictions.parquet")
     (folder / "evaluation.json").write_text(json.dumps(evaluation.to_dict()))

@@ -141,6 +141,32 @@ def test_intervals_have_a_width_where_no_answer_is_wrong(tmp_path: Path) -> None
     )
 
 
+def test_copies_of_an_image_are_no_further_evidence(tmp_path: Path) -> None:
+    """Twenty images, each ten times: with the groups told, tests and intervals are those of twenty."""
+    first, labels = make_predictions(0, 20, 0.5)
+    second, _ = make_predictions(1, 20, 2.5, labels)
+    many = np.repeat(np.arange(20), 10)
+    names = [f"patient {number}" for number in many]
+    folders: dict[str, list[Path]] = {"alone": [], "copied": [], "grouped": []}
+    for number, logits in enumerate((first, second)):
+        for kind, groups in (("alone", None), ("copied", None), ("grouped", np.array(names))):
+            of = np.arange(20) if kind == "alone" else many
+            (folder := tmp_path / f"{kind}{number}").mkdir()
+            folders[kind].append(write_results(folder, logits[of], labels[of], groups=groups))
+    alone, copied, grouped = (compare(pair) for pair in folders.values())
+    by_name = [{each.metric: each for each in found.differences} for found in (alone, copied, grouped)]
+    assert by_name[1]["accuracy"].test == "exact McNemar"
+    assert by_name[2]["accuracy"].test == "paired bootstrap"
+    for metric in ("accuracy", "nll"):
+        one, false, right = (found[metric] for found in by_name)
+        assert right.interval == pytest.approx(one.interval, abs=0.06)
+        assert false.interval[1] - false.interval[0] < 0.5 * (right.interval[1] - right.interval[0])
+        assert false.p <= right.p
+    assert "images of one group are drawn together: intervals and tests are of 20 groups" in grouped.notes
+    wide, narrow = (found.metrics[0].intervals[0] for found in (grouped, copied))
+    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
+
+
 def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
     logits, labels = make_predictions(0, 60, 1.0)
     a, b = write_results(tmp_path / "x/a", logits, labels), write_results(tmp_path / "y/a", logits, labels)

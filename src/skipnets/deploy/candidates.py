@@ -29,6 +29,7 @@ from skipnets.deploy.timing import Candidate, Predict
 from skipnets.errors import UserError, needs_extra
 from skipnets.models.custom_model import CustomModel
 from skipnets.models.family import family_of
+from skipnets.models.modes import copied
 from skipnets.models.modified import refused_modification
 from skipnets.models.registry import ModelConfig
 from skipnets.runtimes import open_runtime
@@ -70,7 +71,7 @@ def candidates_for(
     if not own and (refused := refused_modification(classifier.model)) is not None:
         raise UserError(refused)
     # A copy: the classifier may be the caller's, on a GPU, of another type and laid out in another way.
-    model = copy.deepcopy(classifier.model).cpu().float().eval().requires_grad_(False)
+    model = copied(classifier.model).cpu().float().eval().requires_grad_(False)
     model = model.to(memory_format=torch.contiguous_format)
     baseline = torchvision_network(model.config, model.state_dict())
     label = "torchvision" if baseline is not None else "as trained"

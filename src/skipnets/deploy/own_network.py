@@ -6,7 +6,6 @@ Shapes: N batch, C channels, H height, W width, K classes, F features.
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib
 import io
 import logging
@@ -23,6 +22,7 @@ from skipnets.deploy.graph import DeployedEnsemble, DeployedMirrored
 from skipnets.description import Task
 from skipnets.errors import UserError, one_line
 from skipnets.models.custom_model import CustomModel, NoEmbeddingError, logits_and_head_input
+from skipnets.models.modes import copied
 from skipnets.runtimes.runtime import InputType
 
 __all__ = ["portable", "trace_own"]
@@ -153,7 +153,7 @@ def portable(program: ExportedProgram) -> ExportedProgram:
 
 def _with_features(model: CustomModel, shape: tuple[int, ...]) -> nn.Module:
     """A copy of a network that also outputs what it embeds an image as, where it does."""
-    own = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    own = copied(model).cpu().float().eval().requires_grad_(False)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         try:

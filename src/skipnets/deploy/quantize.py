@@ -157,6 +157,9 @@ def open_calibration(data: str | os.PathLike[str] | ImageDataset, classifier: Cl
     else:
         labels = np.array([classes.index(name) for name in dataset.classes])[dataset.labels]
     dataset = replace(dataset, classes=tuple(classes), labels=labels)
+    # An image of which no label is known cannot be judged.
+    judged = np.isfinite(labels).reshape(len(labels), -1).any(1) | (dataset.splits != "val")
+    dataset = dataset if judged.all() else dataset.select(np.flatnonzero(judged))
     for split in ("train", "val"):
         if not len(dataset.split(split)):
             raise UserError(f'calibration: must have images in the split "{split}"')

@@ -171,6 +171,8 @@ def fit_label_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.
         NoTemperatureError: As of `fit_temperature`.
     """
     known = np.isfinite(labels)
+    if not known.any():
+        raise NoTemperatureError("no label of these images is known, so no temperature fits")
     scores, present = logits[known].astype(np.float64), labels[known]
 
     def slope(beta: float) -> float:

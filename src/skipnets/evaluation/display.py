@@ -51,9 +51,11 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
 
         return regression_tables(metrics)
     low, high = metrics["accuracy_interval"]
+    noun = inputs_noun(metrics)
     rows = {
         **images_row(metrics),
         "accuracy": f"{percent(metrics['accuracy'])}  (95% interval {percent(low)} to {percent(high)})",
+        "interval": "" if metrics.get("groups") is None else f"over {metrics['groups']:,} groups of {noun}",
         "balanced accuracy": percent(metrics["balanced_accuracy"]),
         "top-5 accuracy": "" if metrics["top5"] is None else percent(metrics["top5"]),
         "negative log-likelihood": f"{metrics['nll']:.4f}",

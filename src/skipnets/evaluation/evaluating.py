@@ -59,6 +59,7 @@ class Evaluation(SavedEvaluation):
         labels: (N,) true classes, indices into `classes`.
         logits: (N, K), not divided by the temperature.
         temperature: The classifier's temperature, at which the metrics are computed.
+        groups: (N,) what images belong to, such as a patient; "" for one alone. None where nothing says so.
         selective: Prediction sets and rejected images; None if none was asked for.
     """
 
@@ -67,6 +68,7 @@ class Evaluation(SavedEvaluation):
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
     temperature: float
+    groups: NDArray[np.str_] | None = None
     selective: Selective | None = None
 
     @cached_property
@@ -81,6 +83,10 @@ class Evaluation(SavedEvaluation):
         absent = [name for name, count in zip(self.classes, self.metrics.support, strict=True) if not count]
         if absent:
             caveats.append(f"no {INPUTS[self.dims]} of {listed(absent)}: their metrics are undefined")
+        if self.metrics.groups == 1:
+            caveats.append(
+                f"all {INPUTS[self.dims]} are of one group: how much metrics vary among groups is not known"
+            )
         return caveats
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,6 +94,7 @@ class Evaluation(SavedEvaluation):
         metrics = self.metrics
         return {
             **self._about(),
+            "groups": metrics.groups,
             "accuracy": metrics.accuracy,
             "accuracy_interval": list(metrics.accuracy_interval),
             "balanced_accuracy": metrics.balanced_accuracy,
@@ -115,7 +122,7 @@ class Evaluation(SavedEvaluation):
         }
 
     def _selective_metrics(self, selective: Selective) -> dict[str, Any]:
-        return selective.measure(self.logits.argmax(1) == self.labels, self.labels)
+        return selective.measure(self.logits.argmax(1) == self.labels, self.labels, self.groups)
 
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
@@ -135,11 +142,12 @@ class Evaluation(SavedEvaluation):
         super().save(folder, table=table)
 
     def prediction_columns(self) -> dict[str, Any]:
-        """Name → N values: path, label, prediction, its probability, and "p:NAME" for each class."""
+        """Name → N values: path, label, group, prediction, its probability, and "p:NAME" for each class."""
         predicted = self.probabilities.argmax(1)
         columns: dict[str, Any] = {
             "path": self.names,
             "label": [self.classes[index] for index in self.labels],
+            **({} if self.groups is None else {"group": self.groups.tolist()}),
             "prediction": [self.classes[index] for index in predicted],
             "probability": self.probabilities.max(1),
             **({} if self.selective is None else self.selective.columns(self.classes)),
@@ -282,10 +290,11 @@ def evaluate(
     return Evaluation(
         **about,
         classes=classifier.classes,
-        metrics=measure(logits, labels, temperature=classifier.temperature),
+        metrics=measure(logits, labels, temperature=classifier.temperature, groups=groups),
         labels=labels,
         logits=logits,
         temperature=classifier.temperature,
+        groups=groups,
         selective=selective,
     )
 

@@ -9,10 +9,20 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binomtest
+from scipy.stats import t as student_t
 
-__all__ = ["Interval", "auroc_interval", "mean_interval", "paired_interval", "wilson_interval"]
+__all__ = [
+    "Interval",
+    "auroc_interval",
+    "mean_interval",
+    "paired_interval",
+    "share_interval",
+    "wilson_interval",
+]
 
 Interval = tuple[float, float]
 _NORMAL_97_5 = NormalDist().inv_cdf(0.975)  # 95% lie within ±
@@ -22,6 +32,39 @@ def wilson_interval(successes: int, trials: int) -> Interval:
     """Wilson's interval of a proportion; see Brown, Cai and DasGupta 2001, Statistical Science 16(2)."""
     interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def share_interval(right: NDArray[np.bool_], units: NDArray[np.int64] | None = None) -> Interval:
+    """Interval of the share of images that are right, some of which may be of one patient.
+
+    Images of a unit are more alike than others, so N of them tell less than N units would: Wilson's interval
+    is taken for as many trials as they are worth, by the variance between units and, for few of these, by
+    Student's t (Korn and Graubard 1998, Survey Methodology 24(2); Dean and Pagano 2015, Journal of Survey
+    Statistics and Methodology 3(4)). Where all are right, or none is, each unit is a trial.
+
+    Args:
+        right: (N,) at least one.
+        units: (N,) the number of what each belongs to, from 0. None: each image stands alone.
+    """
+    images, share = len(right), float(right.mean())
+    if units is None:
+        return wilson_interval(int(right.sum()), images)
+    count = int(units.max()) + 1
+    trials = float(count)
+    if 0 < share < 1 and count > 1:
+        of_unit = np.bincount(units, right - share, minlength=count)
+        variance = count / (count - 1) * float(of_unit @ of_unit) / images**2
+        t = float(student_t.ppf(0.975, count - 1))
+        trials = share * (1 - share) / max(variance, share * (1 - share) / images) * (_NORMAL_97_5 / t) ** 2
+    return _wilson(share, trials)
+
+
+def _wilson(share: float, trials: float) -> Interval:
+    """Wilson's interval of a share; the number of trials need not be whole."""
+    more = _NORMAL_97_5**2 / trials
+    middle = (share + more / 2) / (1 + more)
+    spread = math.sqrt(more * (share * (1 - share) + more / 4)) / (1 + more)
+    return max(middle - spread, 0.0), min(middle + spread, 1.0)
 
 
 def paired_interval(lost: int, won: int, trials: int) -> Interval:

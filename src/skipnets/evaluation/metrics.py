@@ -18,7 +18,8 @@ from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
 )
 
-from skipnets.evaluation.intervals import wilson_interval
+from skipnets.evaluation.intervals import share_interval
+from skipnets.evaluation.multi_label import group_numbers
 from skipnets.evaluation.ratios import defined_mean, ratio
 from skipnets.evaluation.reliability import reliability
 
@@ -31,7 +32,7 @@ class Metrics:
 
     Attributes:
         accuracy: Share of images whose most probable class is correct.
-        accuracy_interval: Its 95% confidence interval (Wilson).
+        accuracy_interval: Its 95% confidence interval (Wilson; of groups, as `share_interval` has it).
         balanced_accuracy: Mean recall of the classes that occur.
         top5: Share of images whose true class is among the five most probable; None up to 5 classes.
         nll: Mean negative log-likelihood of the true class, in nats.
@@ -45,6 +46,7 @@ class Metrics:
         auroc: (K,) probability that an image of this class is ranked above an image of another.
         support: (K,) number of images of this class.
         confusion: (K, K) counts; rows are the true classes, columns the predicted ones.
+        groups: Number of groups of images that the interval counts; None where it counts images.
     """
 
     accuracy: float
@@ -61,10 +63,15 @@ class Metrics:
     auroc: NDArray[np.float64]
     support: NDArray[np.int64]
     confusion: NDArray[np.int64]
+    groups: int | None = None
 
 
 def measure(
-    logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], *, temperature: float = 1.0
+    logits: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64],
+    *,
+    temperature: float = 1.0,
+    groups: NDArray[np.str_] | None = None,
 ) -> Metrics:
     """Compute all metrics from logits and labels.
 
@@ -72,6 +79,8 @@ def measure(
         logits: (N, K), N at least 1.
         labels: (N,) true classes.
         temperature: Divides the logits.
+        groups: (N,) what belongs together, such as a patient; "" for an image alone. The interval counts
+            groups, not images, then.
     """
     classes = logits.shape[1]
     scores, target = torch.from_numpy(logits).double() / temperature, torch.from_numpy(labels)
@@ -83,13 +92,14 @@ def measure(
     if classes > 5:
         top5 = float(multiclass_accuracy(probabilities, target, classes, "micro", top_k=5))
     correct, support, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    units = None if groups is None else group_numbers(groups, len(labels))[0]
     recall = ratio(correct, support)
     f1 = ratio(2 * correct, support + predicted)
     auroc = np.array([_auroc(probabilities[:, index], target == index) for index in range(classes)])
     occurs = support > 0
     return Metrics(
         accuracy=float(correct.sum() / len(labels)),
-        accuracy_interval=wilson_interval(int(correct.sum()), len(labels)),
+        accuracy_interval=share_interval((probabilities.argmax(1) == target).numpy(), units),
         balanced_accuracy=float(recall[occurs].mean()),
         top5=top5,
         nll=float(-log_probabilities.gather(1, target[:, None]).mean()),
@@ -102,6 +112,7 @@ def measure(
         auroc=auroc,
         support=support,
         confusion=confusion,
+        groups=None if units is None else int(units.max()) + 1,
     )
 
 

@@ -142,7 +142,7 @@ class MultiLabelEvaluation(SavedEvaluation):
 
     def _selective_metrics(self, selective: Selective) -> dict[str, Any]:
         found = self.probabilities >= np.asarray(self.thresholds)
-        return selective.measure(all_right(found, self.labels), self.labels)
+        return selective.measure(all_right(found, self.labels), self.labels, self.groups)
 
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""

@@ -72,12 +72,10 @@ class OutOfFold(Evaluation):
     """An evaluation in which every image was predicted by the model of the fold that holds it out.
 
     Attributes:
-        groups: The N images' groups; "" where there are none.
         fold_of: (N,) the fold of each image, from 1.
         folds: Metrics of each fold.
     """
 
-    groups: list[str]
     fold_of: NDArray[np.int64]
     folds: list[dict[str, Any]]
 
@@ -100,7 +98,8 @@ class OutOfFold(Evaluation):
         """As of any evaluation, with the columns group and fold."""
         columns = super().prediction_columns()
         first = {name: columns.pop(name) for name in ("path", "label")}
-        return {**first, "group": self.groups, "fold": self.fold_of, **columns}
+        groups = columns.pop("group", [""] * len(self.names))
+        return {**first, "group": groups, "fold": self.fold_of, **columns}
 
 
 def out_of_fold(
@@ -118,17 +117,18 @@ def out_of_fold(
         classifier: The run folder.
         data: What was trained on.
         classes: The K classes.
-        groups: Name → group.
+        groups: Name → group; empty where there are none.
     """
     order = joined(folds)
     labels = np.concatenate([fold.labels for fold in folds])[order.rows]
     logits = np.concatenate([fold.logits for fold in folds])[order.rows].astype(np.float32)
+    group_of = np.array([groups.get(name, "") for name in order.names]) if groups else None
     return OutOfFold(
         classifier=classifier,
         data=data,
         split="out-of-fold",
         classes=classes,
-        metrics=measure(logits, labels),
+        metrics=measure(logits, labels, groups=group_of),
         names=order.names,
         labels=labels,
         logits=logits,
@@ -136,7 +136,7 @@ def out_of_fold(
         failures=order.failures,
         known=order.known,
         dims=order.dims,
-        groups=[groups.get(name, "") for name in order.names],
+        groups=group_of,
         fold_of=order.fold_of,
         folds=[fold.to_dict() for fold in folds],
     )

@@ -39,18 +39,21 @@ def read_column_predictions(
         np.stack([table[f"{kind}:{name}"].to_numpy().astype(np.float64) for name in columns], axis=1)
         for kind in ("y", "p")
     )
-    groups = np.array(table["group"].to_pylist()) if "group" in table.column_names else None
-    return table["path"].to_pylist(), true, predicted, groups
+    return table["path"].to_pylist(), true, predicted, _groups(table)
 
 
 def read_predictions(
     path: Path, classes: Sequence[str]
-) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
-    """Names of the images, their labels (N,), and the logarithms of the probabilities (N, K).
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64], NDArray[np.str_] | None]:
+    """Read a table of single-label predictions.
 
     Args:
         path: A predictions.parquet.
         classes: The K classes, as in evaluation.json.
+
+    Returns:
+        Names of the images, their labels (N,), the logarithms of the probabilities (N, K), and groups (N,) or
+        None.
 
     Raises:
         KeyError: If the table has other columns or labels.
@@ -59,4 +62,12 @@ def read_predictions(
     number = {name: index for index, name in enumerate(classes)}
     probabilities = np.stack([table[f"p:{name}"].to_numpy() for name in classes], axis=1).astype(np.float64)
     labels = np.array([number[label] for label in table["label"].to_pylist()], dtype=np.int64)
-    return table["path"].to_pylist(), labels, np.log(np.maximum(probabilities, _LEAST))
+    return table["path"].to_pylist(), labels, np.log(np.maximum(probabilities, _LEAST)), _groups(table)
+
+
+def _groups(table: pyarrow.Table) -> NDArray[np.str_] | None:
+    """(N,) what images belong to; None where nothing says so, or each stands alone."""
+    if "group" not in table.column_names:
+        return None
+    groups = np.array(table["group"].to_pylist())
+    return groups if (groups != "").any() else None

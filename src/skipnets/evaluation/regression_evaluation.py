@@ -113,7 +113,7 @@ class RegressionEvaluation(SavedEvaluation):
             **(
                 {}
                 if self.selective is None
-                else self.selective.measure_numbers(self.numbers, self.predicted, self.targets)
+                else self.selective.measure_numbers(self.numbers, self.predicted, self.targets, self.groups)
             ),
             **self._doubts(),
         }

@@ -25,26 +25,35 @@ __all__ = ["Selective", "select", "selective_rows"]
 class Selective(Selection):
     """Prediction sets or intervals and rejected images of an evaluation, each where it was asked for."""
 
-    def measure(self, right: NDArray[np.bool_], labels: NDArray[Any]) -> dict[str, Any]:
+    def measure(
+        self, right: NDArray[np.bool_], labels: NDArray[Any], groups: NDArray[np.str_] | None = None
+    ) -> dict[str, Any]:
         """Entries of evaluation.json: "prediction_sets" and "rejection".
 
         Args:
             right: (N,) whether each image is predicted right; of several labels, all that are known.
             labels: (N,) true classes, or (N, K) labels, NaN where unknown.
+            groups: (N,) what images belong to; None where each stands alone.
         """
         found: dict[str, Any] = {}
+        units = _units(groups, len(right))
         if self.sets is not None:
             of_task = _measure_sets if labels.ndim == 1 else _measure_label_sets
-            found["prediction_sets"] = {"coverage": self.coverage, **of_task(self.sets, labels)}
+            found["prediction_sets"] = {"coverage": self.coverage, **of_task(self.sets, labels, units)}
         if self.rejected is not None:
-            found["rejection"] = self._rejection() | {
-                f"accuracy_{part}": float(right[chosen].mean()) if chosen.any() else None
+            known = np.isfinite(labels).reshape(len(labels), -1).any(1)
+            found["rejection"] = self._rejection(units) | {
+                f"accuracy_{part}": float(right[chosen & known].mean()) if (chosen & known).any() else None
                 for part, chosen in (("kept", ~self.rejected), ("rejected", self.rejected))
             }
         return found
 
     def measure_numbers(
-        self, numbers: NDArray[np.float64], predicted: NDArray[np.float64], targets: Sequence[str]
+        self,
+        numbers: NDArray[np.float64],
+        predicted: NDArray[np.float64],
+        targets: Sequence[str],
+        groups: NDArray[np.str_] | None = None,
     ) -> dict[str, Any]:
         """Entries of evaluation.json of a regression: "prediction_intervals" and "rejection".
 
@@ -52,10 +61,10 @@ class Selective(Selection):
             numbers: (N, T) what is right, NaN where it is not known.
             predicted: (N, T).
             targets: T names.
+            groups: (N,) what images belong to; None where each stands alone.
         """
-        from skipnets.evaluation.intervals import wilson_interval  # loads SciPy, which tables do not need
-
         found: dict[str, Any] = {}
+        units = _units(groups, len(numbers))
         known = np.isfinite(numbers)
         if self.intervals is not None:
             rows = []
@@ -67,23 +76,21 @@ class Selective(Selection):
                     {
                         "name": name,
                         "measured": float(inside.mean()) if len(inside) else None,
-                        "interval": list(wilson_interval(int(inside.sum()), len(inside)))
-                        if len(inside)
-                        else None,
+                        "interval": _share_interval(inside, units, of),
                         "mean_width": float((high - low).mean()) if len(inside) else None,
                     }
                 )
             found["prediction_intervals"] = {"coverage": self.coverage, "targets": rows}
             if len(targets) > 1 and len(whole := np.flatnonzero(known.all(1))):
                 low, high = self.intervals[whole, :, 0], self.intervals[whole, :, 1]
-                at_once = _within(numbers[whole], low, high).all(1)
+                at_once: NDArray[np.bool_] = _within(numbers[whole], low, high).all(1)
                 found["prediction_intervals"]["all"] = {
                     "measured": float(at_once.mean()),
-                    "interval": list(wilson_interval(int(at_once.sum()), len(whole))),
+                    "interval": _share_interval(at_once, units, whole),
                 }
         if self.rejected is not None:
             errors = np.abs(predicted - numbers)
-            found["rejection"] = self._rejection() | {
+            found["rejection"] = self._rejection(units) | {
                 f"mae_{part}": [
                     float(errors[chosen & of, index].mean()) if (chosen & of).any() else None
                     for index, of in enumerate(known.T)
@@ -92,15 +99,13 @@ class Selective(Selection):
             }
         return found
 
-    def _rejection(self) -> dict[str, Any]:
-        from skipnets.evaluation.intervals import wilson_interval
-
+    def _rejection(self, units: NDArray[np.int64] | None) -> dict[str, Any]:
         assert self.rejected is not None
         count, images = int(self.rejected.sum()), len(self.rejected)
         return {
             "reject": self.reject,
             "rejected": count / images,
-            "interval": list(wilson_interval(count, images)),
+            "interval": _share_interval(self.rejected, units),
             "kept": images - count,
         }
 
@@ -144,20 +149,48 @@ def select(
     return Selective.of(classifier, logits, features, coverage=coverage, reject=reject)
 
 
-def _measure_sets(sets: NDArray[np.bool_], labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Of (N, K) sets of classes, how many hold the true one of (N,), and how large they are."""
-    from skipnets.evaluation.intervals import wilson_interval
+def _units(groups: NDArray[np.str_] | None, images: int) -> NDArray[np.int64] | None:
+    """(N,) the numbers of what images belong to; None where each stands alone."""
+    from skipnets.evaluation.multi_label import group_numbers  # loads what tables do not need
 
+    return None if groups is None else group_numbers(groups, images)[0]
+
+
+def _share_interval(
+    right: NDArray[np.bool_], units: NDArray[np.int64] | None, of: NDArray[Any] | None = None
+) -> list[float] | None:
+    """The 95% interval of a share of images; None of none.
+
+    Args:
+        right: (n,) whether each of them counts.
+        units: (N,) what all images belong to; None where each stands alone.
+        of: Which of the N images they are; None: all.
+    """
+    from skipnets.evaluation.intervals import share_interval
+
+    if not len(right):
+        return None
+    if units is not None and of is not None:
+        units = np.unique(units[of], return_inverse=True)[1]
+    return list(share_interval(right, units))
+
+
+def _measure_sets(
+    sets: NDArray[np.bool_], labels: NDArray[np.int64], units: NDArray[np.int64] | None
+) -> dict[str, Any]:
+    """Of (N, K) sets of classes, how many hold the true one of (N,), and how large they are."""
     covered, sizes = sets[np.arange(len(labels)), labels], sets.sum(1)
     return {
         "measured": float(covered.mean()),
-        "interval": list(wilson_interval(int(covered.sum()), len(covered))),
+        "interval": _share_interval(covered, units),
         "mean_size": float(sizes.mean()),
         "single": float((sizes == 1).mean()),
     }
 
 
-def _measure_label_sets(sets: NDArray[np.bool_], labels: NDArray[np.float32]) -> dict[str, Any]:
+def _measure_label_sets(
+    sets: NDArray[np.bool_], labels: NDArray[np.float32], units: NDArray[np.int64] | None
+) -> dict[str, Any]:
     """Of (N, K) sets of labels, which share of an image's labels they hold, and how large they are."""
     from skipnets.evaluation.multi_label import draws, percentiles
 
@@ -166,10 +199,15 @@ def _measure_label_sets(sets: NDArray[np.bool_], labels: NDArray[np.float32]) ->
     shares = (sets & present).sum(1)[having] / present.sum(1)[having]
     found: dict[str, Any] = {"measured": None, "interval": None, "mean_size": float(sets.sum(1).mean())}
     if len(shares):
-        units = np.arange(len(shares))
-        means = [weights @ shares / len(shares) for weights in draws(units, 1000, 0, width=len(shares))]
-        [limits] = percentiles(np.concatenate(means)[:, None])
-        found |= {"measured": float(shares.mean()), "interval": limits.tolist()}
+        found["measured"] = float(shares.mean())
+        if np.isin(shares, (0, 1)).all():  # then resamples may all be alike
+            found["interval"] = _share_interval(shares == 1, units, having)
+            return found
+        of = np.arange(len(shares)) if units is None else np.unique(units[having], return_inverse=True)[1]
+        if of.any():  # of one unit there is but one resample
+            drawn = draws(of, 1000, 0, width=len(shares))
+            means = [weights @ shares / weights.sum(1) for weights in drawn]
+            found["interval"] = percentiles(np.concatenate(means)[:, None])[0].tolist()
     return found
 
 

@@ -1,7 +1,8 @@
 """Bootstrap (Efron 1979): how much metrics would vary with other test images.
 
-Drawing N of N images with replacement weights each image by how often it was drawn. All resamples of a
-metric are then a few products of the (B, N) weights with statistics of each image.
+Drawing N of N images with replacement weights each image by how often it was drawn; where images of one
+patient are alike, patients are drawn. All resamples of a metric are then a few products of the (B, N) weights
+with statistics of each image.
 
 Shapes: N images, K classes, B resamples.
 """
@@ -37,13 +38,20 @@ Floats = NDArray[np.float64]
 
 
 def resample(
-    probabilities: list[Floats], labels: NDArray[np.int64], *, resamples: int, seed: int
+    probabilities: list[Floats],
+    labels: NDArray[np.int64],
+    *,
+    units: NDArray[np.int64] | None = None,
+    resamples: int,
+    seed: int,
 ) -> list[dict[str, Floats]]:
     """Resample every metric of several classifiers on the same random draws of images.
 
     Args:
         probabilities: (N, K) of each classifier.
         labels: (N,) true classes.
+        units: (N,) the number of what each image belongs to, from 0, which is drawn as a whole. None draws
+            images.
         resamples: B.
         seed: Seed of the draws.
 
@@ -54,7 +62,8 @@ def resample(
     ranked = probabilities[0].size * resamples <= _MOST_RANKING
     classifiers = [_Predictions(each, labels, ranked=ranked) for each in probabilities]
     chunks: list[list[dict[str, Floats]]] = [[] for _ in classifiers]
-    for weights in _draws(len(labels), resamples, seed):
+    units = np.arange(len(labels)) if units is None else units
+    for weights in _draws(units, resamples, seed):
         for chunk, predictions in zip(chunks, classifiers, strict=True):
             chunk.append(predictions.metrics(weights))
     return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in chunks]
@@ -82,13 +91,15 @@ def spread_interval(sample: Floats) -> Interval:
     return float(low), float(high)
 
 
-def _draws(count: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Weights in chunks of (b, N)."""
+def _draws(units: NDArray[np.int64], resamples: int, seed: int) -> Iterator[Floats]:
+    """Weights of the images in chunks of (b, N)."""
+    count = int(units.max()) + 1
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, _AT_ONCE):
         rows = min(_AT_ONCE, resamples - start)
         drawn = rng.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
+        yield times[:, units].astype(np.float64)
 
 
 class _Predictions:

@@ -23,7 +23,13 @@ from sklearn.metrics import roc_auc_score
 
 from skipnets.axes import INPUTS
 from skipnets.errors import UserError, check_path, listed
-from skipnets.evaluation.intervals import Interval, auroc_interval, mean_interval, wilson_interval
+from skipnets.evaluation.intervals import (
+    Interval,
+    auroc_interval,
+    mean_interval,
+    share_interval,
+    wilson_interval,
+)
 from skipnets.report.bootstrap import METRICS, bootstrap_p, resample, spread_interval, weighted_metrics
 from skipnets.report.label_comparison import LabelComparison, compare_labels
 from skipnets.report.pairing import PairedComparison, caveats, holm, matched, verdict
@@ -78,7 +84,7 @@ class Difference:
         interval: Its 95% confidence interval (percentiles of the paired bootstrap).
         p: The p-value: the probability of a difference at least as large if the runs were equally good. With
             several runs it is adjusted for all comparisons of this metric (Holm).
-        test: "exact McNemar" or "paired bootstrap".
+        test: "exact McNemar" (of accuracy, where images stand alone) or "paired bootstrap".
         verdict: "better", "worse", or "within noise" (p is at least 0.05).
         only_run_right: For accuracy, the number of images on which only the run is correct.
         only_first_right: The number on which only the first run is.
@@ -195,7 +201,7 @@ def compare(
         }
         for each in probabilities
     ]
-    samples = resample(probabilities, labels, resamples=resamples, seed=seed)
+    samples = resample(probabilities, labels, units=first.units, resamples=resamples, seed=seed)
     metrics = [name for name in METRICS if name in values[0] and math.isfinite(values[0][name])]
     differences = [
         difference
@@ -213,7 +219,7 @@ def compare(
                 name=metric,
                 values=tuple(each[metric] for each in values),
                 intervals=tuple(
-                    metric_interval(metric, each, labels, sample)
+                    metric_interval(metric, each, labels, sample, first.units)
                     for each, sample in zip(probabilities, samples, strict=True)
                 ),
             )
@@ -240,23 +246,30 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def metric_interval(
-    metric: str, probabilities: NDArray[np.float64], labels: NDArray[np.int64], sample: dict[str, Any]
+    metric: str,
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    sample: dict[str, Any],
+    units: NDArray[np.int64] | None = None,
 ) -> Interval | None:
     """A metric's 95% interval; None where it was not resampled.
 
     For a share of the images it is Wilson's; for other metrics, the percentiles of the resamples. Where all
     resamples are equal, because no prediction is wrong, those would have no width: then the intervals of the
-    classes (Wilson's for shares, Newcombe's for areas under the ROC curve) are combined.
+    classes (Wilson's for shares, Newcombe's for areas under the ROC curve) are combined. With `units`, (N,),
+    these count instead of images.
     """
     if metric == "accuracy":
-        return wilson_interval(int((probabilities.argmax(1) == labels).sum()), len(labels))
+        return share_interval(probabilities.argmax(1) == labels, units)
     if metric not in sample:
         return None
     if metric == "top5":
         best = np.argsort(-probabilities, axis=1)[:, :5]
-        return wilson_interval(int((best == labels[:, None]).any(1).sum()), len(labels))
+        return share_interval((best == labels[:, None]).any(1), units)
+    if units is not None and not units.any():  # of one unit there is but one resample
+        return None
     if _at_the_edge(metric, sample):
-        return _interval_at_the_edge(metric, probabilities, labels)
+        return _interval_at_the_edge(metric, probabilities, labels, units)
     return spread_interval(sample[metric])
 
 
@@ -281,19 +294,25 @@ def edge_note(sample: dict[str, Any]) -> str | None:
 
 
 def _interval_at_the_edge(
-    metric: str, probabilities: NDArray[np.float64], labels: NDArray[np.int64]
+    metric: str,
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    units: NDArray[np.int64] | None,
 ) -> Interval:
-    occurring, counts = np.unique(labels, return_counts=True)
+    occurring = np.unique(labels)
+    units = np.arange(len(labels)) if units is None else units
+    counts = [len(np.unique(units[labels == label])) for label in occurring]
+    others = [len(np.unique(units[labels != label])) for label in occurring]
     if metric != "macro_auroc":
         # Without wrong predictions a class's F1 is its recall, a share of its images.
-        right = [int((probabilities[labels == label].argmax(1) == label).sum()) for label in occurring]
-        shares = [hits / int(count) for hits, count in zip(right, counts, strict=True)]
-        own = [wilson_interval(hits, int(count)) for hits, count in zip(right, counts, strict=True)]
+        shares = [float((probabilities[labels == label].argmax(1) == label).mean()) for label in occurring]
+        own = [
+            wilson_interval(round(share * count), count) for share, count in zip(shares, counts, strict=True)
+        ]
         return mean_interval(shares, own)
     areas = [float(roc_auc_score(labels == label, probabilities[:, label])) for label in occurring]
     own = [
-        auroc_interval(area, int(count), len(labels) - int(count))
-        for area, count in zip(areas, counts, strict=True)
+        auroc_interval(area, count, other) for area, count, other in zip(areas, counts, others, strict=True)
     ]
     if probabilities.shape[1] == 2:  # both classes have the same curve, so their areas are one estimate
         return own[0]
@@ -324,13 +343,9 @@ def _against_first(
         if metric == "accuracy":
             right = every[index].predicted == every[index].labels
             only_run, only_first = int((right & ~first_right).sum()), int((first_right & ~right).sum())
-            difference = replace(
-                difference,
-                p=mcnemar(only_run, only_first),
-                test="exact McNemar",
-                only_run_right=only_run,
-                only_first_right=only_first,
-            )
+            difference = replace(difference, only_run_right=only_run, only_first_right=only_first)
+            if every[0].groups is None:  # otherwise images are no independent trials
+                difference = replace(difference, p=mcnemar(only_run, only_first), test="exact McNemar")
         differences.append(difference)
     adjusted = holm([difference.p for difference in differences])
     return [
@@ -371,6 +386,9 @@ def _notes(every: Sequence[Results], names: Sequence[str], samples: Sequence[dic
     notes += [
         f"{name}: {note}" for name, sample in zip(names, samples, strict=True) if (note := edge_note(sample))
     ]
+    if (units := every[0].units) is not None:
+        kind, count = INPUTS[every[0].evaluation.get("dims", 2)], int(units.max()) + 1
+        notes.append(f"{kind} of one group are drawn together: intervals and tests are of {count:,} groups")
     if len(every) > 2:
         notes.append(
             f"p-values are adjusted (Holm) for {len(every) - 1} comparisons with {names[0]} in each metric"

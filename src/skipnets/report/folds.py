@@ -17,7 +17,6 @@ from skipnets import run_folder
 from skipnets.axes import worded
 from skipnets.classifier import Classifier, load
 from skipnets.evaluation.display import headline
-from skipnets.evaluation.intervals import wilson_interval
 from skipnets.evaluation.regression_evaluation import TITLES, metric_text
 from skipnets.report import charts
 from skipnets.training.run import Run
@@ -98,7 +97,7 @@ def fold_section(run: Run, evaluation: dict[str, Any]) -> dict[str, Any] | None:
                 "images": row["images"],
                 "best_epoch": row["best_epoch"],
                 "value": row[first],
-                "interval": _interval(run.fold(row["fold"]), row),
+                "interval": _interval(run.fold(row["fold"])),
                 "cells": cells(row),
             }
             for row in folds
@@ -144,11 +143,11 @@ def _of_targets(
     return columns, rows, {f"r2 {index}": between[index]["r2"] for index, _ in shown}
 
 
-def _interval(fold: Run, row: dict[str, Any]) -> list[float] | tuple[float, float] | None:
-    """The 95% interval of a fold's first metric; of labels and numbers, that of its own evaluation."""
-    if "accuracy" in row:
-        return wilson_interval(round(row["accuracy"] * row["images"]), row["images"])
+def _interval(fold: Run) -> list[float] | None:
+    """The 95% interval of a fold's first metric, by its own evaluation."""
     scores = fold.scores
+    if "accuracy_interval" in scores:
+        return list(scores["accuracy_interval"])
     if scores.get("task") == "regression":
         of_target: list[float] | None = scores["targets"][0]["intervals"]["r2"]
         return of_target

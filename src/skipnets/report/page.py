@@ -34,7 +34,7 @@ from skipnets.errors import UserError, check_at_least_1, check_path
 from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature
 from skipnets.evaluation.confusion import tints
 from skipnets.evaluation.evaluating import evaluate_classes, open_own_images, same_data
-from skipnets.evaluation.intervals import wilson_interval
+from skipnets.evaluation.intervals import Interval, share_interval
 from skipnets.evaluation.metrics import Metrics, measure
 from skipnets.evaluation.reliability import reliability
 from skipnets.evaluation.saving import inputs_noun
@@ -169,13 +169,16 @@ def _page(
     in_folds = "folds" in results.evaluation
     judges = FoldClassifiers(run, device) if in_folds else None
     thumbnails = Thumbnails(results, images, classifier, judges)
-    metrics = measure(results.logits, results.labels, temperature=results.temperature)
-    [sample] = resample([results.probabilities], results.labels, resamples=RESAMPLES, seed=0)
+    metrics = measure(results.logits, results.labels, temperature=results.temperature, groups=results.groups)
+    [sample] = resample(
+        [results.probabilities], results.labels, units=results.units, resamples=RESAMPLES, seed=0
+    )
     return render(
         "page.html.jinja",
         about=_about(run, results, thumbnails, moved),
         tiles=_tiles(results, metrics, sample),
         edge_note=edge_note(sample),
+        groups=None if metrics.groups is None else f"{metrics.groups:,}",
         classes=_classes(results, metrics),
         learning=_learning(run),
         folds=fold_section(run, results.evaluation),
@@ -362,7 +365,7 @@ def _tiles(results: Results, metrics: Metrics, sample: dict[str, Any]) -> list[d
         value = getattr(metrics, name)
         if not math.isfinite(value):
             continue
-        interval = metric_interval(name, results.probabilities, results.labels, sample)
+        interval = metric_interval(name, results.probabilities, results.labels, sample, results.units)
         format_value = formats[format_name]
         tiles.append(
             {
@@ -378,15 +381,19 @@ def _tiles(results: Results, metrics: Metrics, sample: dict[str, Any]) -> list[d
 
 
 def _classes(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
-    right = metrics.confusion.diagonal()
+    right = results.predicted == results.labels
+
+    def recall_interval(index: int) -> Interval | None:
+        of = results.labels == index
+        units = None if results.units is None else np.unique(results.units[of], return_inverse=True)[1]
+        return share_interval(right[of], units) if of.any() else None
+
     return [
         {
             "name": name,
             "precision": metrics.precision[index],
             "recall": metrics.recall[index],
-            "interval": wilson_interval(int(right[index]), int(metrics.support[index]))
-            if metrics.support[index]
-            else None,
+            "interval": recall_interval(index),
             "f1": metrics.f1[index],
             "auroc": metrics.auroc[index],
             "support": int(metrics.support[index]),

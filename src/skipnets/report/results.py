@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from skipnets import run_folder
 from skipnets.classifier import describe
 from skipnets.errors import UserError
+from skipnets.evaluation.multi_label import group_numbers
 from skipnets.evaluation.predictions import read_predictions
 from skipnets.probabilities import softmax
 from skipnets.report.reading import reading
@@ -34,6 +35,7 @@ class Results:
         classes: K names.
         names: The N images' names, as in splits.csv.
         labels: (N,) true classes.
+        groups: (N,) what images belong to, "" for one alone; None where nothing says so.
         logits: (N, K), not divided by a temperature, up to a constant for each image, which probabilities do
             not determine.
         temperature: The model file's, which may have been calibrated since, or else that of the evaluation.
@@ -46,11 +48,17 @@ class Results:
     labels: NDArray[np.int64]
     logits: NDArray[np.float64]
     temperature: float
+    groups: NDArray[np.str_] | None = None
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
         """(N, K) probabilities of the classes, at the temperature."""
         return softmax(self.logits, self.temperature)
+
+    @cached_property
+    def units(self) -> NDArray[np.int64] | None:
+        """(N,) the number of what each image belongs to; None where each stands alone."""
+        return None if self.groups is None else group_numbers(self.groups, len(self.names))[0]
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -83,7 +91,7 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
 def _read(folder: Path) -> Results:
     evaluation = run_folder.read_evaluation(folder)
     classes = tuple(row["name"] for row in evaluation["classes"])
-    names, labels, log_probabilities = read_predictions(folder / run_folder.PREDICTIONS, classes)
+    names, labels, log_probabilities, groups = read_predictions(folder / run_folder.PREDICTIONS, classes)
     evaluated_at = float(evaluation.get("temperature", 1.0))
     # Out-of-fold predictions are those of other models than the ensemble in the folder.
     is_of_model = (folder / run_folder.MODEL).is_file() and "folds" not in evaluation
@@ -93,6 +101,7 @@ def _read(folder: Path) -> Results:
         classes=classes,
         names=names,
         labels=labels,
+        groups=groups,
         logits=log_probabilities * evaluated_at,
         temperature=describe(folder)["temperature"] if is_of_model else evaluated_at,
     )

@@ -386,7 +386,7 @@ def _result(fold: Run, number: int) -> FoldResult:
     """What a fold's run wrote."""
     metrics = fold.scores
     classes = [row["name"] for row in metrics["classes"]]
-    names, labels, logits = read_predictions(fold.folder / run_folder.PREDICTIONS, classes)
+    names, labels, logits, _ = read_predictions(fold.folder / run_folder.PREDICTIONS, classes)
     return FoldResult(
         number=number, best_epoch=fold.best_epoch, metrics=metrics, names=names, labels=labels, logits=logits
     )
