@@ -16,6 +16,7 @@ from torch.export import Dim
 
 from skipnets.errors import UserError
 from skipnets.models import DenseNet, ResNet, build_model, create_model, model_config
+from skipnets.models.graph import ExecutionPolicy
 
 SMALL = {
     "densenet121": {"block_config": (2, 2, 2, 2), "growth_rate": 8},
@@ -90,6 +91,30 @@ def test_feature_info_is_timm_s_where_timm_has_the_model(name: str) -> None:
     assert [(info["num_chs"], info["reduction"]) for info in ours] == [
         (info["num_chs"], info["reduction"]) for info in theirs
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "execution"),
+    [
+        ("resnet18", "plain"),
+        ("resnet18", "linear"),
+        ("resnet20", "linear"),
+        ("densenet_bc40_k12", "linear"),
+        ("regnetx_002", "plain"),
+    ],
+)
+def test_modules_beside_the_stages_do_not_run(name: str, execution: ExecutionPolicy) -> None:
+    """A projection, a metric, … that was attached to the model."""
+    model = create_model(name, num_classes=5, **SMALL.get(name, {}))
+    model.set_block_execution(execution)
+    x = torch.randn(2, 3, 64, 64)
+    expected = [model(x), *model.forward_intermediates(x, intermediates_only=True)]
+    model.proj, model.squash = nn.Linear(512, 128), nn.Softsign()
+    found = [model(x), *model.forward_intermediates(x, intermediates_only=True)]
+    torch.testing.assert_close(found, expected)
+    model.prune_intermediate_layers([0])
+    assert isinstance(model.squash, nn.Softsign)
+    torch.testing.assert_close(model.forward_features(x), expected[1])
 
 
 @every_small

@@ -31,6 +31,8 @@ from skipnets.errors import UserError
 from skipnets.models import create_model, list_models
 from skipnets.models.block_execution import MemoryEfficientDenseBlock, set_block_execution
 from skipnets.models.graph import ExecutionPolicy
+from skipnets.ops import convolution, dense_block, residual_block, stem, transition
+from skipnets.ops.choices import Choices
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 CASES = {
@@ -173,6 +175,78 @@ def test_norms_with_other_settings(changes):
         x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
         assert_same(train_once(linear, x), train_once(model, x))
     assert_ran(linear, "linear")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("name", "size"), [("densenet_bc40_k12", 8), ("densenet121", 40)])
+def test_norms_whose_tracking_is_switched_off(name, size, policy):
+    """Their running statistics stay, as consistency training wants it of some passes."""
+    model = make_model(name, **SMALL)
+    linear = copy_with(model, policy)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    x = torch.randn(3, 3, size, size, dtype=torch.float64)
+    for tracks in (False, True):
+        for module in (*model.modules(), *linear.modules()):
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = tracks
+        assert_same(train_once(linear, x), train_once(model, x))
+        unchanged = [torch.equal(buffer, before[name]) for name, buffer in linear.named_buffers()]
+        assert not any(unchanged) if tracks else all(unchanged)
+    assert_ran(linear, policy)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("widened", [(1,), (2,), (2, 3), (4,)])
+def test_layers_whose_bottlenecks_have_other_widths(widened, policy):
+    model = make_model(block_config=(4, 1), growth_rate=4)
+    for number in widened:
+        layer = model.features.denseblock1.get_submodule(f"denselayer{number}")
+        layer.conv1 = nn.Conv2d(layer.conv1.in_channels, 24, 1, bias=False).double()
+        layer.norm2 = nn.BatchNorm2d(24).double()
+        layer.conv2 = nn.Conv2d(24, 4, 3, padding=1, bias=False).double()
+    linear = copy_with(model, policy)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    assert_same(train_once(linear, x), train_once(model, x))
+    assert_ran(linear, policy)
+
+
+@pytest.mark.parametrize("policy", ["plain", "linear"])
+def test_a_module_that_stands_in_several_places_runs_in_each(policy):
+    """A ReLU behind the stem and at the end, and a layer that grows nothing but zeros."""
+
+    class Zeros(nn.Module):
+        def forward(self, features):
+            return torch.zeros_like(features[:, :4])
+
+    model = make_model("densenet121", block_config=(1, 3), growth_rate=4)
+    block = model.features.denseblock2
+    block.denselayer1, block.denselayer2 = Zeros(), Zeros()
+    shared = copy_with(model, policy)
+    shared.features.relu5 = shared.features.relu0
+    shared.features.denseblock2.denselayer2 = shared.features.denseblock2.denselayer1
+    x = torch.randn(2, 3, 40, 40, dtype=torch.float64)
+    assert_same(train_once(shared, x), train_once(model, x))
+    expected, found = (each.forward_intermediates(x, intermediates_only=True) for each in (model, shared))
+    torch.testing.assert_close(found, expected)
+    assert len(found) == 3
+    assert found[-1].min() == 0
+
+
+@pytest.mark.parametrize("name", ["densenet121", "resnet18", "resnet50"])
+def test_the_default_dtype_plays_no_part(name, monkeypatch):
+    """What is measured and made on the way has the network's type."""
+    for module in (convolution, dense_block, residual_block, stem, transition):
+        monkeypatch.setattr(module, "CHOICES", Choices(None))
+    fields = SMALL if name == "densenet121" else {"block_config": (1, 1), "width": 4}
+    model = copy_with(make_model(name, **fields).float(), "linear")
+    x = torch.randn(3, 3, 40, 40)
+    torch.set_default_dtype(torch.float64)
+    try:
+        model(x).square().sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {how.partition(":")[0] for how in model.block_execution_report().values()} == {"linear"}
+    assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_norms_without_running_statistics():

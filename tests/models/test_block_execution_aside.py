@@ -18,6 +18,7 @@ from tests.helpers.block_policies import (
     train_once,
     without_running_statistics,
 )
+from tests.helpers.networks import SMALL_RDNET
 from torch import nn
 
 from skipnets.models import create_model
@@ -313,10 +314,32 @@ def test_steps_aside_for_forward_mode():
     torch.testing.assert_close(*tangents)
 
 
-def test_steps_aside_for_tracers():
-    linear = copy_with(make_model(**SMALL), "linear")
-    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
-    expected = copy_with(linear, "plain").eval()(x)
-    traced = torch.fx.symbolic_trace(copy.deepcopy(linear)).eval()
-    assert "features_denseblock1_denselayer1_conv1" in {node.name for node in traced.graph.nodes}
+@pytest.mark.parametrize("policy", ["linear", "auto"])
+@pytest.mark.parametrize(
+    ("name", "fields", "inside"),
+    [
+        ("densenet_bc40_k12", SMALL, "features_denseblock1_denselayer1_conv1"),
+        ("resnet20", {"block_config": (1, 1), "width": 4}, "layer1_0_conv1"),
+        ("rdnet_tiny", SMALL_RDNET, "dense_stages_0_0_dense_block0_layers_layers_0"),
+    ],
+)
+def test_steps_aside_for_tracers(name, fields, inside, policy):
+    model = copy_with(make_model(name, **fields), policy)
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    expected = copy_with(model, "plain").eval()(x)
+    traced = torch.fx.symbolic_trace(copy.deepcopy(model)).eval()
+    assert inside in {node.name for node in traced.graph.nodes}
     torch.testing.assert_close(traced(x), expected)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_a_relu_that_was_taken_out_is_not_applied(dims):
+    model = make_model(**SMALL, dims=dims)
+    model.features.denseblock1.denselayer2.relu1 = nn.Identity()
+    model.features.transition1.relu = nn.Identity()
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, *(8,) * dims, dtype=torch.float64)
+    assert_same(train_once(linear, x), train_once(model, x))
+    assert stepped_aside(linear) == dict.fromkeys(
+        ("features.denseblock1.denselayer2", "features.transition1"), "its activation is not a ReLU"
+    )

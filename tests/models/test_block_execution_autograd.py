@@ -17,6 +17,7 @@ from tests.helpers.block_policies import (
     state,
     train_once,
 )
+from tests.helpers.networks import SMALL_RDNET
 from torch.utils.checkpoint import checkpoint
 
 from skipnets.models import create_model
@@ -207,3 +208,36 @@ def test_writing_to_a_parameter_before_the_backward_pass_is_pytorchs_own_error()
         model.features.denseblock1.denselayer1.norm1.bias.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def replica(model):
+    """What `nn.DataParallel` makes on each GPU: modules without parameters, whose tensors are attributes."""
+    copies = {module: module._replicate_for_data_parallel() for module in model.modules()}
+    for module, copied in copies.items():
+        for name, child in module._modules.items():
+            setattr(copied, name, copies.get(child))
+        for name, parameter in module._parameters.items():
+            setattr(copied, name, None if parameter is None else parameter * 1)
+    return copies[model]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("densenet121", SMALL),
+        ("densenet40_k12", SMALL),
+        ("resnet18", {"block_config": (2, 1), "width": 4}),
+        ("rdnet_tiny", SMALL_RDNET),
+    ],
+)
+def test_a_replica_without_parameters_of_its_own(name, fields):
+    model = make_model(name, **fields)
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 40, 40, dtype=torch.float64)
+    own = replica(linear)
+    assert list(own.parameters()) == []
+    for trained, run in ((model, model), (linear, own)):
+        run(x).square().sum().backward()
+        assert all(parameter.grad is not None for parameter in trained.parameters())
+    assert_same(state(linear), state(model))
+    assert_ran(own, "linear")

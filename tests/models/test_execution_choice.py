@@ -7,10 +7,13 @@ import logging
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 from skipnets.models import create_model, execution_choice
 from skipnets.models.accounting import kept_bytes
+from skipnets.models.block_execution import set_block_execution
+from skipnets.models.densenet import DenseNet
 from skipnets.models.execution_choice import Execution, fastest_execution, operator_choices
 from skipnets.models.family import network_graph
 from skipnets.ops import convolution, dense_block
@@ -207,10 +210,68 @@ def test_auto_equals_plain_in_number(fastest):
         torch.testing.assert_close(own, expected)
 
 
-def test_a_block_of_another_network_runs_plainly_as_nothing_was_measured():
-    from skipnets.models.block_execution import set_block_execution
+@pytest.mark.parametrize("name", ["densenet_bc40_k12", "densenet121", "resnet20"])
+def test_auto_measures_for_feature_maps_too(fastest, name):
+    compared = fastest("linear, contiguous")
+    for out_indices in ((0, 1), (0,)):  # Other layers are left, which is another problem.
+        net = create_model(name, block_config=(1, 1), features_only=True, out_indices=out_indices)
+        net.model.set_block_execution("auto")
+        for _ in range(2):
+            sum(maps.sum() for maps in net(torch.randn(4, 3, 64, 64))).backward()
+    assert len(compared) == 2
+    assert net.model.measured == "linear"
 
+
+@pytest.mark.parametrize("case", ["frozen", "pruned", "weight norm"])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+def test_auto_measures_what_plain_runs(fastest, case):
+    fastest("plain, contiguous")
+    model = make()
+    if case == "frozen":
+        model.requires_grad_(False)
+    convolution = model.features.denseblock1.denselayer1.conv2
+    if case == "pruned":
+        nn.utils.prune.l1_unstructured(convolution, "weight", amount=0.5)
+    if case == "weight norm":
+        nn.utils.weight_norm(convolution)
+    model.set_block_execution("auto")
+    output = model(torch.randn(4, 3, 8, 8))
+    assert model.measured == "plain"
+    assert model.why_plain == "the fastest on this machine"
+    if case != "frozen":
+        output.sum().backward()
+        trained = "weight_orig" if case == "pruned" else "weight_v"
+        assert convolution.get_parameter(trained).grad is not None
+    assert any(parameter.requires_grad for parameter in model.parameters()) is (case != "frozen")
+
+
+def test_hooks_see_the_users_images_alone(fastest):
+    fastest("plain, contiguous")
+    model, seen, images = make(), [], torch.randn(3, 3, 8, 8, requires_grad=True)
+    for module in model.modules():
+        module.register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape[0]))
+        module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape[0]))
+        module.register_full_backward_hook(lambda _module, _inner, outer: seen.append(outer[0].shape[0]))
+    model.set_block_execution("auto")
+    model(images).sum().backward()
+    calls = len(seen)
+    assert model.measured == "plain"
+    seen.clear()
+    model(images).sum().backward()
+    assert seen == [3] * calls
+
+
+class _Modified(DenseNet):
+    """A network of a user's own."""
+
+
+def test_where_nothing_can_measure_the_report_says_so():
     net = nn.Sequential(make().features.denseblock1).train()
     set_block_execution(net, "auto")
     net(torch.randn(2, 8, 4, 4))
-    assert net[0].policy == "plain: nothing has been measured"
+    reason = "plain: the classes DenseNet, ResNet and RDNet alone measure on a CPU what is fastest"
+    assert net[0].policy == reason
+    model = _Modified(make().config).train()
+    model.set_block_execution("auto")
+    model(torch.randn(4, 3, 8, 8))
+    assert set(model.block_execution_report().values()) == {reason}

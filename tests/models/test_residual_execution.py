@@ -39,6 +39,19 @@ def test_equals_plain(case, memory_format):
     assert set(plain.block_execution_report().values()) == {"plain"}
 
 
+def test_norms_whose_tracking_is_switched_off():
+    plain = make_small("resnet18")
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False
+    linear = copy_with(plain, "linear")
+    before = {name: buffer.clone() for name, buffer in linear.named_buffers()}
+    x = torch.randn(3, 3, 37, 26, dtype=torch.float64)
+    assert_same(train_once(linear, x), train_once(plain, x))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in linear.named_buffers())
+    assert stepped_aside(linear) == {}
+
+
 def test_switching_back_and_copies():
     model = make_small()
     model.set_block_execution("linear")

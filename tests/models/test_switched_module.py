@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
+from torch import nn
 
 from skipnets.models import create_model, switched_module
 from skipnets.models.execution_choice import Execution
@@ -31,10 +34,27 @@ def test_what_was_measured_is_told_to_every_switched_module(model, monkeypatch):
     assert (block.measured, block.recompute) == ("linear-recompute", True)
 
 
-@pytest.mark.parametrize("case", ["eval mode", "no gradients", "another device"])
+def test_a_measurement_that_fails_is_told_once_and_leaves_the_layers(model, monkeypatch, caplog):
+    def failing(*_, **__):
+        raise RuntimeError("a layer of one's own\nfails on noise")
+
+    monkeypatch.setattr(switched_module, "fastest_execution", failing)
+    for _ in range(2):
+        model(torch.randn(2, 3, 8, 8)).sum().backward()
+    reason = "measuring what is fastest has failed (a layer of one's own fails on noise)"
+    assert caplog.messages == [f"warning: block_execution=auto: not applied: {reason}"]
+    assert set(model.block_execution_report().values()) == {f"plain: {reason}"}
+    model.set_block_execution("auto")
+    assert model.measured is None
+
+
+@pytest.mark.parametrize("case", ["eval mode", "no gradients", "another device", "global hooks"])
 def test_nothing_is_measured_where_nothing_trains_on_the_cpu(case, model, monkeypatch):
     monkeypatch.setattr(switched_module, "fastest_execution", None)
     x = torch.zeros(2, 3, 8, 8, device="meta" if case == "another device" else "cpu")
-    with torch.set_grad_enabled(case != "no gradients"):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(case != "no gradients"))
+        if case == "global hooks":
+            stack.callback(nn.modules.module.register_module_forward_hook(lambda *_: None).remove)
         measure_network(model.train(case != "eval mode"), x)
     assert model.features.denseblock1.measured is None

@@ -14,6 +14,7 @@ from skipnets.ops.batch_norm import (
     explicit_columns,
     map_statistics,
     matrix_statistics,
+    update_all_running_statistics,
     update_running_statistics,
 )
 
@@ -78,6 +79,31 @@ def test_a_norm_without_running_statistics_is_left_alone():
     norm = nn.BatchNorm2d(3, track_running_stats=False)
     update_running_statistics(norm, Statistics(torch.zeros(3), torch.ones(3)), count=4)
     assert norm.running_mean is None
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"track_running_stats": False},
+        {"num_batches_tracked": None},
+        {"running_mean": None, "running_var": None},
+    ],
+    ids=str,
+)
+def test_what_a_norm_does_not_track_stays_as_in_its_own_forward(changes, momentum):
+    norms = [nn.BatchNorm2d(3, momentum=momentum).double() for _ in range(2)]
+    for name, value in changes.items():
+        setattr(norms[0], name, value)
+    ours = copy.deepcopy(norms)
+    maps = torch.randn(2, 3, 4, 5, dtype=torch.float64) + 3
+    for norm in norms:
+        norm(maps)
+    update_all_running_statistics(ours, [map_statistics(maps)] * 2, count=40)
+    for norm, own in zip(norms, ours, strict=True):
+        assert dict(own.named_buffers()).keys() == dict(norm.named_buffers()).keys()
+        for name, buffer in norm.named_buffers():
+            torch.testing.assert_close(own.get_buffer(name), buffer, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize(

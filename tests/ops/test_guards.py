@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 
 from skipnets.ops.guards import (
     computing_dtype,
+    unsupported_activation,
     unsupported_convolution,
     unsupported_hooks,
     unsupported_input,
@@ -73,6 +74,25 @@ def test_autocast_decides_what_is_computed_in() -> None:
 )
 def test_norms(norm: nn.Module, reason: str | None) -> None:
     assert unsupported_norm(norm) == reason
+
+
+def test_a_norm_without_shift_alone() -> None:
+    norm = nn.BatchNorm2d(3)
+    norm.bias = None  # type: ignore[assignment]  # as BatchNorm2d(3, bias=False) in recent versions of PyTorch
+    assert unsupported_norm(norm) == "a norm has no scale and shift"
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(3), nn.BatchNorm2d(3), nn.BatchNorm3d(3)])
+def test_activations_behind_a_batch_norm(norm: nn.Module) -> None:
+    assert unsupported_activation(nn.ReLU(), norm) is None
+    for other in (nn.Identity(), nn.GELU()):
+        assert unsupported_activation(other, norm) == "its activation is not a ReLU"
+
+
+def test_a_norm_that_contains_the_activation_is_named() -> None:
+    assert unsupported_activation(nn.Identity(), nn.GroupNorm(1, 3)) == (
+        "its norm is a GroupNorm, not a BatchNorm2d"
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ Shapes: N batch, C channels, H height, W width; of signals (N, C, L), of volumes
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, TypeVar
 
 import torch
@@ -170,9 +170,11 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
-        return self._run_stages(
-            check_input(x, self.config.in_chans, self.config.smallest_size, self.config.dims)
-        )
+        return self._run_stages(self._checked(x))
+
+    def _checked(self, x: Tensor) -> Tensor:
+        """Check the shape of (N, C, H, W) images before the first stage runs, and return them."""
+        return check_input(x, self.config.in_chans, self.config.smallest_size, self.config.dims)
 
     def _run_stages(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map."""
@@ -239,7 +241,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
             raise UserError(f'output_fmt="{output_fmt}": must be "NCHW"')
         wanted = {self.feature_info[index]["module"] for index in self.feature_indices(indices)}
         maps: list[Tensor] = []
-        x = check_input(x, self.config.in_chans, self.config.smallest_size, self.config.dims)
+        x = self._checked(x)
         for path, stage in self.named_stages():
             x = stage(x)
             if path in wanted:
@@ -323,6 +325,13 @@ class Backbone(nn.Module, Generic[ConfigT]):
             )
         return sorted(positions)
 
+    def _children(self, names: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+        """The children of these names that are there: pruning removes some."""
+        for name in names:
+            child = self._modules.get(name)
+            if child is not None:
+                yield name, child
+
     def _add_head(self, num_features: int) -> None:
         """Add pooling, dropout and the linear layer, after the stages."""
         self.num_features = num_features
@@ -336,6 +345,11 @@ class Backbone(nn.Module, Generic[ConfigT]):
         parent, _, name = self.head_name.rpartition(".")
         head = make_head(self.head_hidden_size, self.num_classes, self.head_type)
         setattr(self.get_submodule(parent), name, head)
+
+
+def every_child(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """A module's children by name; one in several places each time, which `named_children` yields once."""
+    return ((name, child) for name, child in module._modules.items() if child is not None)
 
 
 @torch.fx.wrap

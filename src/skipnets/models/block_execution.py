@@ -30,7 +30,7 @@ from torchvision.ops import StochasticDepth
 
 from skipnets.axes import AXES
 from skipnets.errors import UserError, listed, near_matches
-from skipnets.models.backbone import check_input
+from skipnets.models.backbone import every_child
 from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, DenseNet, Transition
 from skipnets.models.graph import BLOCK_EXECUTIONS, ExecutionPolicy
 from skipnets.models.rdnet import RDNet, RDNetBlock
@@ -41,7 +41,13 @@ from skipnets.models.residual_execution import (
 )
 from skipnets.models.resnet import BasicBlock, BottleneckBlock, ResNet
 from skipnets.models.spatial import AVERAGE_POOLINGS
-from skipnets.models.switched_module import DividedBlock, Part, SwitchedModule, measure_network
+from skipnets.models.switched_module import (
+    NOT_MEASURED,
+    DividedBlock,
+    Part,
+    SwitchedModule,
+    SwitchedNetwork,
+)
 from skipnets.models.wide_dense_execution import MemoryEfficientRDNet, MemoryEfficientRDNetBlock
 from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
@@ -53,6 +59,7 @@ from skipnets.ops.triton import unsupported_block, unsupported_kernels
 logger = logging.getLogger("skipnets")
 
 _STEM = ("conv0", "norm0", "relu0", "pool0")
+_NO_MEASURER = "the classes DenseNet, ResNet and RDNet alone measure on a CPU what is fastest"
 
 
 class _LayerParts(NamedTuple):
@@ -73,9 +80,9 @@ class _LayerParts(NamedTuple):
         """The 3×3 convolution, which makes the layer's k maps."""
         return self.conv1 if self.conv2 is None else self.conv2
 
-    def widths(self) -> tuple[int, int]:
-        """Channels that it reads, and that it adds."""
-        return self.norm1.num_features, self.growth_convolution.out_channels
+    def widths(self) -> tuple[int, int, int]:
+        """Channels that it reads, that its first convolution makes, and that it adds."""
+        return self.norm1.num_features, self.conv1.out_channels, self.growth_convolution.out_channels
 
     def parameters(self) -> LayerParameters:
         """The tensors, as they are now."""
@@ -99,8 +106,8 @@ class _DensePart(Part):
         """Whether a layer that can be part of an operation can be part of this one."""
         if self.reason is not None or type(layer) is not type(next(iter(self.layers.values()))):
             return False
-        (sees, adds), (then_sees, then_adds) = self.modules[-1].widths(), _LayerParts.of(layer).widths()
-        return (then_sees, then_adds) == (sees + adds, adds)
+        sees, makes, adds = self.modules[-1].widths()
+        return _LayerParts.of(layer).widths() == (sees + adds, makes, adds)
 
 
 class _CheckedBlock(NamedTuple):
@@ -125,16 +132,15 @@ class MemoryEfficientDenseBlock(DividedBlock, DenseBlock):
 
     def _run_as_one(self, part: Part, features: Tensor) -> Tensor:
         layers = cast(_DensePart, part).modules
-        trains = torch.is_grad_enabled() and (
-            features.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
-        )
+        parameters = [layer.parameters() for layer in layers]
+        tensors = [features, *(each for layer in parameters for each in layer if each is not None)]
+        trains = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
         plan = DenseBlockPlan(
             eps1=tuple(layer.norm1.eps for layer in layers),
             eps2=tuple(layer.norm2.eps for layer in layers if layer.norm2 is not None),
             keep_bottleneck=trains and not self.recompute,
             dtype=features.dtype,
         )
-        parameters = [layer.parameters() for layer in layers]
         if torch.compiler.is_compiling():
             from skipnets.ops import operators
 
@@ -179,7 +185,7 @@ class MemoryEfficientDenseBlock(DividedBlock, DenseBlock):
             return "it has no layers"
         if reason := guards.unsupported_hooks(()):
             return reason
-        for name, layer in self.named_children():  # As a configuration asks for it: for all of them.
+        for name, layer in every_child(self):  # As a configuration asks for it: for all of them.
             if reason := _unsupported_dropout(layer):
                 return f"{name}: {reason}"
         parts = _divided(self)
@@ -257,23 +263,20 @@ class MemoryEfficientTransition(SwitchedModule, Transition):
     def _unsupported_input(self, features: Tensor) -> str | None:
         if min(features.shape[2:]) < 2:
             return "the map is too small to pool"
-        return super()._unsupported_input(features)
+        return guards.unsupported_input(features, self._tensors())
 
 
-class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
+class MemoryEfficientDenseNet(SwitchedNetwork, DenseNet):
     """A DenseNet whose ImageNet stem trains as one operation; its blocks are switched one by one.
 
-    With "auto" on a CPU, its first forward pass in training measures what is fastest, for its blocks, too.
     `forward_intermediates`, which shows a map from within the stem, runs its layers.
     """
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
-        if self.automatic and self.measured is None and not torch.compiler.is_compiling():
-            measure_network(self, x)
+        x = self._checked(x)
         if self.unsupported_reason(x) is not None:
-            return DenseNet.forward_features(self, x)
-        x = check_input(x, self.config.in_chans, self.config.smallest_size, self.config.dims)
+            return self._run_stages(x)
         plan, parameters = self._stem_operation(x)
         if torch.compiler.is_compiling():
             from skipnets.ops import operators
@@ -291,7 +294,7 @@ class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
         """Why the stem as it is now cannot be run as one operation, or None."""
         if not self.training:
             return "eval mode"
-        modules = dict(islice(self.features.named_children(), len(_STEM)))
+        modules = dict(islice(every_child(self.features), len(_STEM)))
         if tuple(modules) != _STEM:
             return f"it has other modules than {', '.join(_STEM)}"
         if reason := guards.unsupported_activation(modules["relu0"], modules["norm0"]):
@@ -310,7 +313,7 @@ class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
     def _unsupported_input(self, features: Tensor) -> str | None:
         if features.ndim != 2 + self.config.dims:
             return f"the input is not (N, C, {AXES[self.config.dims]})"
-        parameters = [parameter for module in self._stem() for parameter in module.parameters()]
+        _, parameters = self._stem_operation(features)
         return guards.unsupported_input(features, parameters, casts=True)
 
     def _runs_natively(self, features: Tensor) -> bool:
@@ -359,9 +362,13 @@ def set_block_execution(model: nn.Module, policy: ExecutionPolicy, *, warn: bool
         for plain, linear in _LINEAR.items():
             if type(module) in (plain, linear):
                 module.__class__ = plain if policy == "plain" else linear
+    networks = [module for module in model.modules() if isinstance(module, SwitchedNetwork)]
+    in_networks = {id(module) for network in networks for module in network.modules()}
+    for module in model.modules():
         if isinstance(module, SwitchedModule):
             module.recompute, module.automatic = policy == "linear-recompute", policy == "auto"
             module.has_run, module.executor, module.measured = False, None, None
+            module.why_plain = NOT_MEASURED if id(module) in in_networks else _NO_MEASURER
     if warn and policy.startswith("linear"):
         _warn_of_plain_parts(model, policy)
 
@@ -432,7 +439,7 @@ def _unsupported_block(features: Tensor, layers: Sequence[LayerParameters]) -> s
 def _divided(block: nn.Module) -> list[_DensePart]:
     """A dense block's layers, as many together as can run as one operation."""
     parts: list[_DensePart] = []
-    for name, layer in block.named_children():
+    for name, layer in every_child(block):
         reason = _unsupported_layer(layer)
         if reason is not None:
             parts.append(_DensePart({name: layer}, reason))

@@ -21,6 +21,7 @@ from skipnets.models.backbone import (
     Backbone,
     FeatureMapInfo,
     activation_after,
+    every_child,
     initialize_convolutions,
     make_norm,
 )
@@ -223,7 +224,7 @@ class DenseNet(Backbone[DenseNetConfig]):
 
     def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield `features.conv0` … `features.relu5` with their paths."""
-        for name, module in self.features.named_children():
+        for name, module in every_child(self.features):
             yield f"features.{name}", module
 
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from skipnets.models.graph import BlockExecution
 from skipnets.models.registry import config_to_dict
 from skipnets.ops.autograd import separate_graph
 from skipnets.ops.choices import CHOICES
+from skipnets.ops.guards import HOOK_TABLES
 
 logger = logging.getLogger("skipnets")
 
@@ -118,7 +120,7 @@ class _Probe:
         """Forward and backward pass."""
         model = self._copies.get(execution)
         if model is None:
-            model = copy.deepcopy(self._model).train().to(memory_format=execution.memory_format)
+            model = _trainable_copy(self._model).train().to(memory_format=execution.memory_format)
             model.set_block_execution(execution.policy, warn=False)
             self._copies[execution] = model
         if self._images is None:
@@ -135,7 +137,27 @@ class _Probe:
         return max(min(int(fewest * _STEP_SECONDS / seconds), self._shape[0]), fewest)
 
     def _random(self, model: Backbone[Any], images: int) -> Tensor:
-        return torch.randn(images, *self._shape[1:], dtype=next(model.parameters()).dtype)
+        like = next(model.parameters())
+        return torch.randn(images, *self._shape[1:], dtype=like.dtype, device=like.device)
+
+
+def _trainable_copy(model: Backbone[Any]) -> Backbone[Any]:
+    """A copy that trains all parameters, whatever is frozen now, and calls none of the model's hooks.
+
+    What modules keep beside parameters and buffers, such as pruned weights, may be in a graph and cannot be
+    copied with it.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name in HOOK_TABLES:
+                memo[id(value)] = OrderedDict()
+            elif isinstance(value, Tensor):
+                memo[id(value)] = value.detach().clone().requires_grad_(value.requires_grad)
+    copied = copy.deepcopy(model, memo)
+    for parameter in copied.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return copied
 
 
 def _train(model: Backbone[Any], images: Tensor) -> None:
@@ -161,8 +183,9 @@ def _fitting(model: Backbone[Any], shape: tuple[int, ...]) -> tuple[BlockExecuti
 
 def _problem(model: Backbone[Any], shape: tuple[int, ...], candidates: Sequence[Execution]) -> str:
     """All that the choice depends on but the machine."""
-    config = json.dumps(config_to_dict(model.config), sort_keys=True)
-    network = f"{model.config.name} {hashlib.sha256(config.encode()).hexdigest()[:12]}"
+    stages = [path for path, _ in model.named_stages()]  # Some may have been pruned.
+    structure = json.dumps([config_to_dict(model.config), stages], sort_keys=True)
+    network = f"{model.config.name} {hashlib.sha256(structure.encode()).hexdigest()[:12]}"
     autocast = "autocast " if torch.is_autocast_enabled("cpu") else ""
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     size = "x".join(map(str, shape))

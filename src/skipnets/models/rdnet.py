@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from skipnets.models.backbone import Backbone, FeatureMapInfo, make_norm
+from skipnets.models.backbone import Backbone, FeatureMapInfo, every_child, make_norm
 from skipnets.models.layers import EffectiveSqueezeExcitation, make_activation
 from skipnets.models.rdnet_graph import RDNetConfig
 from skipnets.models.registry import STEM_REDUCTION, BlockActivation, Pooling
@@ -166,10 +166,10 @@ class RDNet(Backbone[RDNetConfig]):
 
     def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield `stem.0`, `stem.1`, and the parts of `dense_stages` with their paths."""
-        for name, module in self.stem.named_children():
+        for name, module in every_child(self.stem):
             yield f"stem.{name}", module
-        for number, stage in self.dense_stages.named_children():
-            for name, module in stage.named_children():
+        for number, stage in every_child(self.dense_stages):
+            for name, module in every_child(stage):
                 yield f"dense_stages.{number}.{name}", module
 
     def prune_intermediate_layers(

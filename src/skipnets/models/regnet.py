@@ -117,10 +117,9 @@ class RegNet(Backbone[RegNetConfig]):
         return {"stem": r"^stem", "blocks": r"^s(\d+)" if coarse else r"^s(\d+)\.b(\d+)"}
 
     def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield `stem`, `s1`, `s2` … with their paths."""
-        for name, module in self.named_children():
-            if name not in ("global_pool", "head_drop", "head"):
-                yield name, module
+        """Yield `stem`, `s1`, `s2` … with their paths; other children do not run."""
+        stages = (f"s{number}" for number in range(1, len(self.config.block_config) + 1))
+        return self._children(("stem", *stages))
 
 
 def _convolution(

@@ -13,14 +13,12 @@ from itertools import islice
 from typing import Literal, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from skipnets.axes import AXES
-from skipnets.models.backbone import check_input
 from skipnets.models.resnet import BasicBlock, BottleneckBlock, PadShortcut, ResNet
-from skipnets.models.switched_module import NATIVE_KERNELS, SwitchedModule, measure_network
+from skipnets.models.switched_module import NATIVE_KERNELS, SwitchedModule, SwitchedNetwork
 from skipnets.ops import guards
 from skipnets.ops.batch_norm import update_all_running_statistics, update_running_statistics
 from skipnets.ops.residual_block import NormedConvolution, ResidualBlockPlan, executor, residual_block
@@ -109,10 +107,9 @@ class MemoryEfficientBottleneckBlock(_MemoryEfficientBlock, BottleneckBlock):
     """A bottleneck block that trains as one operation."""
 
 
-class MemoryEfficientResNet(SwitchedModule, ResNet):
+class MemoryEfficientResNet(SwitchedNetwork, ResNet):
     """A ResNet whose stem trains as one operation on a CPU; its blocks are switched one by one.
 
-    With "auto" on a CPU, its first forward pass in training measures what is fastest, for its blocks, too.
     `forward_intermediates`, which shows a map from within the stem, runs its layers.
     """
 
@@ -120,11 +117,9 @@ class MemoryEfficientResNet(SwitchedModule, ResNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w)."""
-        if self.automatic and self.measured is None and not torch.compiler.is_compiling():
-            measure_network(self, x)
+        x = self._checked(x)
         if self.unsupported_reason(x) is not None:
-            return ResNet.forward_features(self, x)
-        x = check_input(x, self.config.in_chans, self.config.smallest_size, self.config.dims)
+            return self._run_stages(x)
         maps, statistics, rows = stem(x, *self._stem_operation())
         update_running_statistics(cast(nn.BatchNorm2d, self.bn1), statistics, rows)
         for _, stage in islice(self.named_stages(), 4 if self.config.has_stem_pool else 3, None):
@@ -136,7 +131,7 @@ class MemoryEfficientResNet(SwitchedModule, ResNet):
         if not self.training:
             return "eval mode"
         names = ("conv1", "bn1", "relu", *(["maxpool"] if self.config.has_stem_pool else []))
-        modules = dict(islice(self.named_children(), len(names)))
+        modules = dict(islice(self.named_stages(), len(names)))
         if tuple(modules) != names:
             return f"it has other modules than {', '.join(names)}"
         if reason := guards.unsupported_activation(self.relu, self.bn1):

@@ -231,10 +231,10 @@ class ResNet(Backbone[ResNetConfig]):
         }
 
     def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield `conv1`, `bn1`, `relu`, `maxpool`, `layer1` … with their paths."""
-        for name, module in self.named_children():
-            if name not in ("global_pool", "head_drop", "fc"):
-                yield name, module
+        """Yield `conv1`, `bn1`, `relu`, `maxpool`, `layer1` … with their paths; other children do not run."""
+        pool = ["maxpool"] if self.config.has_stem_pool else []
+        layers = (f"layer{number}" for number in range(1, len(self.config.block_config) + 1))
+        return self._children(("conv1", "bn1", "relu", *pool, *layers))
 
 
 def _stem(config: ResNetConfig) -> nn.Module:

@@ -5,6 +5,7 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,13 +13,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from skipnets.models.backbone import Backbone, check_input
+from skipnets.errors import one_line
+from skipnets.models.backbone import Backbone
 from skipnets.models.execution_choice import fastest_execution
 from skipnets.models.graph import BlockExecution
 from skipnets.ops import guards
 from skipnets.ops.triton import slower_launches
 
+logger = logging.getLogger("skipnets")
+
 _FUSED, NATIVE_KERNELS = "fused kernels", "native kernels"
+NOT_MEASURED = "nothing has been measured"
 
 
 class SwitchedModule(nn.Module):
@@ -26,12 +31,20 @@ class SwitchedModule(nn.Module):
 
     Attributes:
         has_operator: Whether a compiler can take the operation into a graph, as `skipnets.ops.operators`.
+        recompute: Whether the operation repeats in the backward pass what it could keep.
+        automatic: Whether it runs only where it is faster than the layers; on a CPU that is measured.
+        measured: What was the fastest on this machine; None as long as nothing has been measured.
+        why_plain: What the report says where `measured` keeps it from running on a CPU.
+        has_run: Whether `reason` and `executor` are those of a forward pass.
+        reason: Why the last one was plain.
+        executor: What ran the operation, for the report.
     """
 
     has_operator: ClassVar[bool] = True
     recompute: bool = False
     automatic: bool = False
     measured: BlockExecution | None = None
+    why_plain: str = NOT_MEASURED
     has_run: bool = False
     reason: str | None = None
     executor: str | None = None
@@ -77,9 +90,7 @@ class SwitchedModule(nn.Module):
         if not self.automatic:
             return None
         if features.device.type == "cpu":
-            if self.measured in (None, "plain"):
-                return "the fastest on this machine" if self.measured else "nothing has been measured"
-            return None
+            return self.why_plain if self.measured in (None, "plain") else None
         return self._not_fused(features)
 
     def _executor(self, features: Tensor) -> str | None:
@@ -102,7 +113,11 @@ class SwitchedModule(nn.Module):
         raise NotImplementedError
 
     def _unsupported_input(self, features: Tensor) -> str | None:
-        return guards.unsupported_input(features, self.parameters())
+        """Why this input cannot be, or None; the structure has been checked.
+
+        Tensors are asked for by their names: the modules that `nn.DataParallel` makes have no `parameters()`.
+        """
+        raise NotImplementedError
 
 
 @dataclass
@@ -156,21 +171,42 @@ class DividedBlock(SwitchedModule):
         raise NotImplementedError
 
 
+class SwitchedNetwork(SwitchedModule, Backbone[Any]):
+    """A network that measures, with "auto" on a CPU, what is fastest for its switched modules.
+
+    It does so in its first forward pass in training, whose images show for which batches.
+    """
+
+    def _checked(self, x: Tensor) -> Tensor:
+        """As `Backbone._checked`; measures if that has not been done."""
+        x = super()._checked(x)
+        if self.automatic and self.measured is None and not torch.compiler.is_compiling():
+            measure_network(self, x)
+        return x
+
+
 def measure_network(network: Backbone[Any], x: Tensor) -> None:
     """Find out which execution trains a network fastest on the CPU, and set its switched modules to it.
+
+    Where that fails, as it may with a user's own layers, they run layer by layer, and the report says why.
 
     Args:
         network: Its structure and weights are not changed.
         x: (N, C, H, W) images; what is measured is for batches like this one.
     """
-    on_cpu = x.device.type == "cpu" and x.ndim == 2 + network.config.dims
-    if not on_cpu or not network.training or not torch.is_grad_enabled() or guards.unsupported_tracing(x):
+    if not network.training or not torch.is_grad_enabled():
         return
-    config = network.config
-    shape = tuple(check_input(x, config.in_chans, config.smallest_size, config.dims).shape)
+    if guards.unsupported_tracing(x) or guards.unsupported_hooks(()) or x.device.type != "cpu":
+        return
     last = any(parameter.ndim == 4 and not parameter.is_contiguous() for parameter in network.parameters())
-    execution = fastest_execution(network, shape, channels_last=last)
+    policy: BlockExecution = "plain"
+    why_plain = "the fastest on this machine"
+    try:
+        policy = fastest_execution(network, tuple(x.shape), channels_last=last).policy
+    except Exception as error:
+        why_plain = f"measuring what is fastest has failed ({one_line(error)})"
+        logger.warning("warning: block_execution=auto: not applied: %s", why_plain)
     for module in network.modules():
         if isinstance(module, SwitchedModule):
-            module.measured = execution.policy
-            module.recompute = execution.policy == "linear-recompute"
+            module.measured, module.why_plain = policy, why_plain
+            module.recompute = policy == "linear-recompute"

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from skipnets.models.backbone import every_child
 from skipnets.models.layers import EffectiveSqueezeExcitation, LayerNorm2d
 from skipnets.models.rdnet import RDNet, RDNetBlock, RDNetLayer
-from skipnets.models.switched_module import DividedBlock, Part, SwitchedModule, measure_network
+from skipnets.models.switched_module import DividedBlock, Part, SwitchedNetwork
 from skipnets.ops import guards
 from skipnets.ops.wide_dense_block import WideDenseBlockPlan, WideLayerParameters, wide_dense_block
 
@@ -86,17 +87,8 @@ class MemoryEfficientRDNetBlock(DividedBlock, RDNetBlock):
         return guards.unsupported_input(features, parameters)
 
 
-class MemoryEfficientRDNet(SwitchedModule, RDNet):
-    """An RDNet whose blocks are switched one by one.
-
-    With "auto" on a CPU, its first forward pass in training measures what is fastest for its blocks.
-    """
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) images → the last map (N, num_features, h, w)."""
-        if self.automatic and self.measured is None and not torch.compiler.is_compiling():
-            measure_network(self, x)
-        return RDNet.forward_features(self, x)
+class MemoryEfficientRDNet(SwitchedNetwork, RDNet):
+    """An RDNet whose blocks are switched one by one."""
 
 
 def _parts(layer: RDNetLayer) -> list[nn.Module]:
@@ -116,7 +108,7 @@ def _unsupported_layers(block: nn.Module) -> str | None:
     """Why none of a block's layers can run in an operation, or None."""
     if reason := guards.unsupported_hooks(()):
         return reason
-    layers = dict(block.named_children())
+    layers = dict(every_child(block))
     if not layers:
         return "it has no layers"
     for name, layer in layers.items():  # As a configuration asks for it: for all of them.
@@ -132,7 +124,7 @@ def _divided(block: nn.Module) -> list[Part]:
     """A block's layers, as many together as can run as one operation."""
     parts: list[Part] = []
     channels = None  # that a layer reads which continues the last part
-    for name, layer in block.named_children():
+    for name, layer in every_child(block):
         reason = _unsupported_layer(layer)
         if reason is not None:
             parts.append(Part({name: layer}, reason))

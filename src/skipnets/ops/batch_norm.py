@@ -149,14 +149,20 @@ def map_statistics(maps: Tensor) -> Statistics:
 def update_running_statistics(norm: nn.BatchNorm2d, statistics: Statistics, count: int) -> None:
     """Move a norm's running statistics towards a batch with `count` values a channel, as its forward does.
 
-    Nothing is read back from the device, not even for `momentum=None`, the average over all batches so far.
+    Those of a norm whose `track_running_stats` is off stay as they are, also where it has some. Nothing is
+    read back from the device, not even for `momentum=None`, the average over all batches so far.
     """
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+    if not norm.track_running_stats:
         return
-    norm.num_batches_tracked.add_(1)
+    batches = norm.num_batches_tracked
+    if batches is not None:
+        batches.add_(1)
+    if norm.running_mean is None or norm.running_var is None:
+        return
     dtype = norm.running_mean.dtype
-    momentum: Tensor | float
-    momentum = norm.num_batches_tracked.to(dtype).reciprocal() if norm.momentum is None else norm.momentum
+    momentum: Tensor | float | None = norm.momentum
+    if momentum is None:
+        momentum = 0.0 if batches is None else batches.to(dtype).reciprocal()
     norm.running_mean.lerp_(statistics.mean.to(dtype), momentum)
     norm.running_var.lerp_(statistics.variance.to(dtype) * (count / (count - 1)), momentum)
 
@@ -170,7 +176,9 @@ def update_all_running_statistics(
     means = [norm.running_mean for norm in norms if norm.running_mean is not None]
     variances = [norm.running_var for norm in norms if norm.running_var is not None]
     counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
-    alike = momentum is not None and all(norm.momentum == momentum for norm in norms)
+    alike = momentum is not None and all(
+        norm.momentum == momentum and norm.track_running_stats for norm in norms
+    )
     if not (alike and len(means) == len(variances) == len(counters) == len(norms)) or means[0].is_cpu:
         for norm, own in zip(norms, statistics, strict=True):
             update_running_statistics(norm, own, count)

@@ -97,7 +97,7 @@ def empty_maps(shape: MapShape, channels: int, like: Tensor, dtype: torch.dtype)
     strides = (shape.area * channels, 1, *places)
     nbytes = shape.rows * channels * dtype.itemsize
     if like.device.type == "cpu" and nbytes >= LARGE_BYTES:
-        return torch.empty(0, dtype=dtype).set_(MEMORY.storage(nbytes), 0, size, strides)
+        return torch.empty(0, dtype=dtype, device="cpu").set_(MEMORY.storage(nbytes), 0, size, strides)
     return torch.empty_strided(size, strides, dtype=dtype, device=like.device)
 
 
@@ -111,7 +111,7 @@ def empty_tensor_like(tensor: Tensor) -> Tensor:
     if tensor.device.type == "cpu" and tensor.nbytes >= LARGE_BYTES:
         made = torch.empty_like(tensor, device="meta")
         storage = MEMORY.storage(tensor.nbytes)
-        return torch.empty(0, dtype=tensor.dtype).set_(storage, 0, made.shape, made.stride())
+        return torch.empty(0, dtype=tensor.dtype, device="cpu").set_(storage, 0, made.shape, made.stride())
     return torch.empty_like(tensor)
 
 

@@ -59,7 +59,7 @@ def pointwise_ways(
     def operands() -> tuple[Tensor, Tensor, Tensor]:
         """What is only made if something has to be measured: x, weights, gradient."""
         sizes = ((rows, channels), (outputs, channels, *[1] * len(shape.sides)), (rows, outputs))
-        x, weight, gradient = (torch.ones(size) for size in sizes)
+        x, weight, gradient = (torch.ones(size, dtype=dtype, device=device) for size in sizes)
         return x, weight, gradient
 
     def forward(way: Way) -> Tensor:

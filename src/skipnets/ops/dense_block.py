@@ -194,7 +194,7 @@ class _Probe:
     def __init__(self, x: Tensor, dtype: torch.dtype, layers: Sequence[LayerParameters]) -> None:
         images = min(len(x), max(torch.get_num_threads(), 2))
         size = (images, *x.shape[1:])
-        self._x = torch.linspace(-1, 1, math.prod(size), dtype=dtype).view(size)
+        self._x = torch.linspace(-1, 1, math.prod(size), dtype=dtype, device=x.device).view(size)
         self._layers = [
             [tensor.detach().clone() for tensor in layer if tensor is not None] for layer in layers
         ]

@@ -20,8 +20,10 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 MaxPooling = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d
 _CONVOLUTIONS, _MAX_POOLINGS = get_args(Convolution), get_args(MaxPooling)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOK_TABLES = tuple(f"_global{table}" for table in _HOOK_TABLES)
+HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""A module's attributes with the hooks that a forward or backward pass calls."""
+
+_GLOBAL_HOOK_TABLES = tuple(f"_global{table}" for table in HOOK_TABLES)
 
 
 def unsupported_tracing(x: object) -> str | None:
@@ -82,7 +84,7 @@ def unsupported_norm(norm: nn.Module) -> str | None:
         return f"its norm is {_article(type(norm).__name__)}, not a BatchNorm2d"
     if not norm.training:
         return "a norm is in eval mode"
-    if not norm.affine:
+    if norm.weight is None or norm.bias is None:
         return "a norm has no scale and shift"
     return None
 
@@ -91,7 +93,7 @@ def unsupported_activation(activation: nn.Module, norm: nn.Module) -> str | None
     """The activation must be a ReLU; the norm before it says where it has one of its own."""
     if type(activation) is nn.ReLU:
         return None
-    if isinstance(activation, nn.Identity) and type(norm) is not nn.BatchNorm2d:
+    if isinstance(activation, nn.Identity) and type(norm) not in _BATCH_NORMS:
         return unsupported_norm(norm)
     return "its activation is not a ReLU"
 
@@ -130,7 +132,7 @@ def unsupported_hooks(modules: Iterable[nn.Module]) -> str | None:
     if any(getattr(module_internals, table, None) for table in _GLOBAL_HOOK_TABLES):
         return "global module hooks are registered"
     for module in modules:
-        if any(getattr(module, table, None) for table in _HOOK_TABLES):
+        if any(getattr(module, table, None) for table in HOOK_TABLES):
             return "hooks are registered on modules inside"
         if "forward" in vars(module):
             return "a module's forward is replaced"
@@ -153,7 +155,7 @@ class Structure:
         self._tables: list[Mapping[str, Any]] = [module._modules]
         for each in inside:
             self._tables += [vars(each), each._modules, each._parameters]
-        self._hooks = [vars(each)[table] for each in inside for table in _HOOK_TABLES]
+        self._hooks = [vars(each)[table] for each in inside for table in HOOK_TABLES]
         self._read = self._values()
 
     def unchanged(self) -> bool:

@@ -182,7 +182,7 @@ class _Probe:
         # Enough of them that weights are not packed for a handful of positions.
         images = max(_PROBED_ROWS // (x.shape[2] * x.shape[3]), 2 * torch.get_num_threads())
         size = (min(len(x), images), *x.shape[1:])
-        values = torch.linspace(-1, 1, math.prod(size), dtype=x.dtype).view(size)
+        values = torch.linspace(-1, 1, math.prod(size), dtype=x.dtype, device=x.device).view(size)
         last = x.is_contiguous(memory_format=torch.channels_last)
         self._x = values.contiguous(memory_format=torch.channels_last) if last else values
         self._plan = plan

@@ -169,7 +169,9 @@ class _Probe:
     def __init__(self, images: Tensor, plan: StemPlan, parameters: StemParameters) -> None:
         area = convolved_shape(images, plan.stride).area
         count = min(len(images), max(_PROBED_ROWS // area, 2 * torch.get_num_threads()))
-        self._images = torch.linspace(-1, 1, images[:count].numel()).view(count, *images.shape[1:])
+        size = images[:count].shape
+        values = torch.linspace(-1, 1, size.numel(), dtype=images.dtype, device=images.device)
+        self._images = values.view(size)
         if images.is_contiguous(memory_format=torch.channels_last):
             self._images = self._images.contiguous(memory_format=torch.channels_last)
         self._plan = plan

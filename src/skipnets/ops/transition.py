@@ -137,7 +137,7 @@ class _Probe:
     def __init__(self, x: Tensor, parameters: TransitionParameters) -> None:
         images = max(_PROBED_ROWS // (x.shape[2] * x.shape[3]), 2 * torch.get_num_threads())
         shape = MapShape(min(len(x), images), tuple(x.shape[2:]))
-        values = torch.linspace(-1, 1, shape.rows * x.shape[1], dtype=x.dtype)
+        values = torch.linspace(-1, 1, shape.rows * x.shape[1], dtype=x.dtype, device=x.device)
         self._x = as_maps(values.view(shape.rows, -1), shape)
         self._statistics = map_statistics(self._x)
         self._parameters = [tensor.detach().clone() for tensor in parameters]

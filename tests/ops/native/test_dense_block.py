@@ -145,6 +145,18 @@ def test_gradients_have_their_parameters_memory_format():
     assert layer.weight2.grad.stride() == layer.weight2.stride()
 
 
+def test_the_default_dtype_plays_no_part():
+    block = Block(2, 4, 4, 8, 4, 16, 1)
+    expected = block.run(dense_block, torch.float32)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = block.run(dense_block, torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for own, wanted in zip(found, expected, strict=True):
+        assert torch.equal(own, wanted)
+
+
 @pytest.mark.parametrize("gamma", [0.0, 1e-30, -1e-6])
 def test_small_gammas(gamma):
     block = Block(3, 5, 5, 8, 4, 16, 2)

@@ -216,3 +216,18 @@ def test_says_why_it_steps_aside():
         assert "bottleneck" in executor.unsupported_block(DEVICE, torch.bfloat16, widths=None)
         assert "float64" in executor.unsupported_block(DEVICE, torch.float64, widths=widths)
         assert "at most" in executor.unsupported_block(DEVICE, torch.bfloat16, widths=(65, 4))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_nan_stays_nan(keep):
+    x = torch.randn(2, 12, 3, 4, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    x[0, 3, 1, 1] = float("nan")
+    downstream = torch.ones(2, 20, 3, 4, device=DEVICE)
+    plan = DenseBlockPlan((1e-3, 1e-3), (1e-3, 1e-3), keep, torch.float32)
+    own, expected = (
+        step(functools.partial(execute, way), x, plan, make_layers(12, 4, 8, 2), downstream)
+        for way in (fused.FUSED, reference.REFERENCE)
+    )
+    assert own[0][:, 12:].isnan().all()
+    for a, b in zip(own, expected, strict=True):
+        assert torch.equal(a.isnan(), b.isnan()), tuple(b.shape)

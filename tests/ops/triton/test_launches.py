@@ -151,6 +151,20 @@ def test_other_sizes_and_unaligned_tensors_are_launched_by_triton(repeats):
     assert not any(kernel is kernels.input_columns for kernel in repeats[:forward])
 
 
+def test_saved_features_that_lost_their_padding_get_it_back(repeats):
+    """`save_on_cpu` and its like keep the values alone; the launches are recorded for padded rows."""
+    plan = DenseBlockPlan((1e-3, 1e-2), (1e-3, 1e-5), True, torch.float32)
+    x, downstream = torch.randn(2, 8, 3, 4), torch.randn(2, 20, 3, 4)
+    layers = make_layers(0, channels=8, growth_rate=6)
+    expected = step(x, layers, plan, downstream)
+    for pack in (torch.clone, torch.Tensor.contiguous):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed):
+            found = step(x, layers, plan, downstream)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.equal(a, b)
+    assert any(kernel is kernels.bottleneck_backward for kernel in repeats)
+
+
 @pytest.fixture
 def slower(monkeypatch):
     """What has been found slower; nothing yet."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skipnets.ops.stem import StemParameters, StemPlan, execute
+from skipnets.ops.stem import REFERENCE, StemParameters, StemPlan, execute
 
 pytest.importorskip("triton")
 from skipnets.ops.triton.stem import FUSED
@@ -63,3 +63,17 @@ def test_ties_go_to_the_first_maximum():
     expected = expected_step(images, weight, gamma, beta, 1e-3, downstream)[4:]
     for a, b in zip(own, expected, strict=True):
         assert (a.double() - b).norm() <= (1e-2 if ON_GPU else 1e-4) * b.norm()
+
+
+def test_nan_stays_nan():
+    images, weight = torch.randn(2, 3, 16, 12, device=DEVICE), torch.randn(5, 3, 7, 7, device=DEVICE)
+    images[1, 2, 3, 4] = float("nan")
+    tensors = [weight, *(torch.ones(5, device=DEVICE) for _ in range(2))]
+    parameters = StemParameters(*(tensor.requires_grad_() for tensor in tensors))
+    made = []
+    for way in (FUSED, REFERENCE):
+        maps = execute(way, images, StemPlan(1e-3, True, torch.float32), parameters).maps
+        made.append([maps, *torch.autograd.grad(maps.sum(), parameters)])
+    assert made[0][0].isnan().all()
+    for a, b in zip(*made, strict=True):
+        assert torch.equal(a.isnan(), b.isnan())

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skipnets.ops.batch_norm import Statistics
-from skipnets.ops.transition import TransitionParameters, execute
+from skipnets.ops.batch_norm import Statistics, map_statistics
+from skipnets.ops.transition import REFERENCE, TransitionParameters, execute
 
 pytest.importorskip("triton")
 from skipnets.ops.triton.transition import FUSED
@@ -58,3 +58,22 @@ def test_equals_the_library(size, out_channels, dtype, padding, tolerance):
         for a, b in zip(own, expected, strict=True):
             error = (a.double() - b).norm() / b.norm()
             assert error <= (1e-3 if ON_GPU and tolerance < 1e-3 else tolerance), tuple(b.shape)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_nan_stays_nan(known):
+    """With statistics of its own, or with given ones, where one position alone is concerned."""
+    x = torch.randn(2, 6, 5, 4, device=DEVICE)
+    statistics = map_statistics(x)
+    x[1, 2, 1, 3] = float("nan")
+    parameters = TransitionParameters(
+        *(torch.ones(size, device=DEVICE).requires_grad_() for size in ((6,), (6,), (3, 6, 1, 1)))
+    )
+    made = []
+    for way in (FUSED, REFERENCE):
+        own = x.clone(memory_format=torch.channels_last).requires_grad_()
+        maps = execute(way, own, parameters, 1e-3, statistics if known else map_statistics(x)).maps
+        made.append([maps, *torch.autograd.grad(maps.sum(), [own, *parameters])])
+    assert made[0][0].isnan().sum() == (3 if known else made[0][0].numel())
+    for a, b in zip(*made, strict=True):
+        assert torch.equal(a.isnan(), b.isnan())

@@ -62,7 +62,8 @@ def _backward(
     bottleneck, input_channels = parameters[5].shape[1], len(parameters[0])
     if gradient.dtype != torch.float32 or not is_channels_last(gradient):
         gradient = empty_maps(shape, maps.shape[1], like=maps, dtype=torch.float32).copy_(gradient)
-    gradients = [torch.empty(parameter.shape) for parameter in parameters]
+    contiguous = torch.contiguous_format
+    gradients = [torch.empty_like(parameter, memory_format=contiguous) for parameter in parameters]
     x_gradient = None
     if needs_input_gradient:
         x_gradient = empty_maps(shape, input_channels, like=maps, dtype=torch.float32)

@@ -177,7 +177,7 @@ def _backward(
     extent = Extent.of((maps.shape[0], input_channels, *maps.shape[2:]), layers)
     with on_device(maps.device):
         bottlenecks = kept[0] if kept else maps.new_empty(1, extent.shape.rows, extent.bottleneck)
-        buffers = Saved(rows_of(maps), vectors, weights, bottlenecks)
+        buffers = Saved(_padded_rows(maps, extent), vectors, weights, bottlenecks)
         return Backward(plan, buffers, extent, gradient, input_gradient=needs_input_gradient).run()
 
 
@@ -476,7 +476,7 @@ class Backward(Pass):
         self.saved = saved
         self.incoming = rows_of(gradient.to(plan.dtype))
         self.gradient = self.empty(self.M, extent.stride, dtype=self.dtype)
-        self.line = torch.zeros(2, extent.stride, device=self.device)
+        self.line = torch.zeros(2, extent.stride, dtype=torch.float32, device=self.device)
         self.growth_gradient = self.empty(self.M, self.GP, dtype=self.dtype)
         self.masked = self.empty(self.M, self.K, dtype=self.dtype)
         self.scratch = self.empty(sum(map(_padded, self.scratch_sizes)))
@@ -798,6 +798,18 @@ def _split(config: Config) -> tuple[dict[str, int], dict[str, int], int]:
     blocks = {name: value for name, value in config.items() if name.startswith("BLOCK")}
     options = {name: config[name] for name in ("num_warps", "num_stages")}
     return blocks, options, config["waves"]
+
+
+def _padded_rows(maps: Tensor, extent: Extent) -> Tensor:
+    """The features (N, C, H, W) as rows (M, C), padded as the forward pass made them.
+
+    Hooks on saved tensors (`save_on_cpu`, …) may give them back without the padding. But kernels read into
+    that of the last row, and the launches of the backward pass are recorded for one distance of rows.
+    """
+    rows = rows_of(maps)
+    if rows.stride(0) == extent.stride:
+        return rows
+    return rows.new_empty(extent.shape.rows, extent.stride)[:, : extent.channels].copy_(rows)
 
 
 def _padded(channels: int) -> int:

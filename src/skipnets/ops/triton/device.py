@@ -33,7 +33,7 @@ def try_out(device: torch.device) -> None:
         Exception: Whatever keeps Triton from working here: no C compiler, no assembler, an older driver, …
     """
     with on_device(device):
-        partial = torch.zeros(2, 1, 16, device=device)
+        partial = torch.zeros(2, 1, 16, dtype=torch.float32, device=device)
         kernels.finish_sums[1, 2](partial, 1, torch.empty_like(partial[:, 0]), 16, BLOCK_P=128, BLOCK=16)
 
 

@@ -86,6 +86,18 @@ def _total(partial, programs, width, columns, mask, BLOCK_P: tl.constexpr):
     return total
 
 
+@triton.jit
+def relu(z):
+    """As PyTorch's, NaN of NaN: `tl.maximum` by itself would make it 0."""
+    return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def passes_relu(z):
+    """Where the gradient of relu(z) passes: as PyTorch's also where z is NaN."""
+    return (z > 0) | (z != z)
+
+
 @triton.jit(do_not_specialize=["M", "C"])
 def input_columns(
     x,
@@ -223,7 +235,7 @@ def bottleneck_forward(
             s = tl.load(scale + columns, mask=columns < C, other=0.0)
             t = tl.load(shift + columns, mask=columns < C, other=0.0)
             x = tl.where((columns < C)[None, :], x.to(tl.float32), 0.0)
-            activated = tl.maximum(x * s[None, :] + t[None, :], 0.0).to(w.dtype)
+            activated = relu(x * s[None, :] + t[None, :]).to(w.dtype)
             total = tl.dot(activated, w, total, input_precision=PRECISION)
         y = total.to(out.dtype.element_ty)
         tl.store(
@@ -293,7 +305,7 @@ def growth_forward(
             left_weight = tl.load(taps, mask=weight_mask, other=0.0)
             middle_weight = tl.load(taps + K, mask=weight_mask, other=0.0)
             right_weight = tl.load(taps + 2 * K, mask=weight_mask, other=0.0)
-            activated = tl.maximum(b.to(tl.float32) * s[None, :] + t[None, :], 0.0)
+            activated = relu(b.to(tl.float32) * s[None, :] + t[None, :])
             activated = tl.where(inside[:, None], activated, 0.0).to(b.dtype)
             left = tl.dot(activated, left_weight, left, input_precision=PRECISION)
             middle = tl.dot(activated, middle_weight, middle, input_precision=PRECISION)
@@ -391,7 +403,7 @@ def growth_input_gradient(
         b = tl.load(bottleneck + at, mask=mask, other=0.0).to(tl.float32)
         s = tl.load(scale + inputs, mask=input_mask, other=0.0)
         t = tl.load(shift + inputs, mask=input_mask, other=0.0)
-        masked = tl.where((b * s[None, :] + t[None, :] > 0) & mask, total, 0.0)
+        masked = tl.where(passes_relu(b * s[None, :] + t[None, :]) & mask, total, 0.0)
         tl.store(out + at, masked.to(out.dtype.element_ty), mask=mask)
         mu = tl.load(mean + inputs, mask=input_mask, other=0.0)
         inverse_std = 1.0 / tl.sqrt(tl.load(variance + inputs, mask=input_mask, other=0.0) + eps)
@@ -481,7 +493,7 @@ def growth_weight_gradient(
         x = b.to(tl.float32)
         through_norm = g * s[None, :] + (x * slope[None, :] + offset[None, :])
         tl.store(out + at, through_norm.to(b.dtype), mask=mask)
-        activated = tl.maximum(x * s[None, :] + t[None, :], 0.0)
+        activated = relu(x * s[None, :] + t[None, :])
         activated = tl.trans(tl.where(valid[:, None], activated, 0.0).to(b.dtype))
         from_h = h[:, None] - dh[None, :]
         from_w = w[:, None] - dw[None, :]
@@ -580,7 +592,7 @@ def bottleneck_backward(
         x = tl.where(column_mask[None, :], x.to(tl.float32), 0.0)
         z = x * s[None, :] + t[None, :]
         incoming = tl.dot(d, w, input_precision=PRECISION)
-        g = tl.where((z > 0) & valid[:, None], incoming, 0.0)
+        g = tl.where(passes_relu(z) & valid[:, None], incoming, 0.0)
         beta_sum += tl.sum(g, 0)
         gamma_sum += tl.sum(g * (x - mu[None, :]), 0)
         old = tl.load(
@@ -595,7 +607,7 @@ def bottleneck_backward(
             ),
             mask=valid[:, None] & readable[None, :],
         )
-        activated = tl.trans(tl.where(valid[:, None], tl.maximum(z, 0.0), 0.0).to(w.dtype))
+        activated = tl.trans(tl.where(valid[:, None], relu(z), 0.0).to(w.dtype))
         weight_gradient = tl.dot(activated, d, weight_gradient, input_precision=PRECISION)
     tl.store(
         weight_partial + program.to(tl.int64) * (K * C) + inputs[None, :] * C + columns[:, None],

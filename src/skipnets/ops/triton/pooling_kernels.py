@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from skipnets.ops.triton.kernels import passes_relu, relu
+
 
 @triton.jit(do_not_specialize=["P", "H", "W"])
 def pool_activated(x, x_stride, scale, shift, out, P, C, H, W, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
@@ -27,7 +29,7 @@ def pool_activated(x, x_stride, scale, shift, out, P, C, H, W, BLOCK_M: tl.const
     for place in tl.static_range(4):
         at = first + (place // 2) * W + place % 2
         values = tl.load(x + at[:, None] * x_stride + columns[None, :], mask=mask, other=0.0)
-        total += tl.maximum(values.to(tl.float32) * s[None, :] + t[None, :], 0.0)
+        total += relu(values.to(tl.float32) * s[None, :] + t[None, :])
     target = out + rows[:, None].to(tl.int64) * C + columns[None, :]
     tl.store(target, (0.25 * total).to(out.dtype.element_ty), mask=mask)
 
@@ -73,8 +75,9 @@ def max_pool_activated(
         at = (image * H + h) * W + w
         source = x + at[:, None] * x_stride + columns[None, :]
         values = tl.load(source, mask=mask & inside[:, None], other=0.0).to(tl.float32)
-        activated = tl.maximum(values * s[None, :] + t[None, :], 0.0)
-        better = inside[:, None] & (activated > best)
+        activated = relu(values * s[None, :] + t[None, :])
+        # As in PyTorch, NaN is larger than all, and the last of several is the maximum.
+        better = inside[:, None] & ((activated > best) | (activated != activated))
         best = tl.where(better, activated, best)
         where = tl.where(better, place, where)
     target = rows[:, None].to(tl.int64) * C + columns[None, :]
@@ -115,7 +118,7 @@ def _unpooled(gradient, places, x, scale, shift, rows, columns, mask, C, H, W, M
         g = _unpooled_maxima(gradient, places, x, rows, columns, mask, C, H, W)
     else:
         g = _unpooled_means(gradient, rows, columns, mask, C, H, W)
-    return tl.where(x * scale[None, :] + shift[None, :] > 0, g, 0.0)
+    return tl.where(passes_relu(x * scale[None, :] + shift[None, :]), g, 0.0)
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "rows_each"])
