@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import io
+import json
 import os
 import random
 import shutil
@@ -12,7 +15,8 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +24,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tests.helpers.serving import make_colors, make_label_colors, make_number_colors
+from tests.helpers.classifiers import make_classifier
+from tests.helpers.serving import make_colors, make_label_colors, make_number_colors, write_colors_onnx
 
-from skipnets.batch_prediction import predict_to_folder, shards_of, summary_of
-from skipnets.classifier import Classifier, RegressionPrediction
+from skipnets import batch_prediction
+from skipnets.batch_prediction import fingerprint, predict_to_folder, shards_of, summary_of
+from skipnets.classifier import Classifier, RegressionPrediction, load
 from skipnets.data.streams import ImageSource, Shard
 from skipnets.errors import UserError
 
@@ -255,6 +262,246 @@ def test_an_image_by_another_address_has_one_row(
     assert sorted(os.path.realpath(path) for path in paths) == sorted(
         os.path.realpath(f"images/{name}") for name in [*names, "x.tar:1.png"]
     )
+
+
+def stop_after(rows: int) -> Callable[[Any], None]:
+    """Ctrl-C when a job has predicted so many."""
+
+    def progress(result: Any) -> None:
+        if result.rows == rows:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def without_metadata(folder: Path, *keys: str) -> None:
+    """Make the files in a folder those of a version that did not record these."""
+    for path in folder.glob("part-*.parquet"):
+        table = pq.read_table(path)
+        recorded = json.loads(table.schema.metadata[b"skipnets"])
+        for key in keys:
+            del recorded[key]
+        pq.write_table(table.replace_schema_metadata({"skipnets": json.dumps(recorded)}), path)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_names_that_are_the_same_in_another_folder_are_other_images(
+    stopped: bool, classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    for patient in ("a", "b"):
+        folder = tmp_path / patient / "images"
+        folder.mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (4, 4)).save(folder / f"{index}.png")
+        shutil.copy(images / "shard.tar", folder / "x.tar")
+        for path in (folder / "x.tar", folder):
+            os.utime(path, (1, 1))
+        monkeypatch.chdir(folder.parent)
+        with contextlib.suppress(KeyboardInterrupt):
+            rows_before = len(rows(out))
+            stop = stop_after(2) if stopped and patient == "a" else None
+            predict_to_folder(classifier, ["images"], out, batch_size=1, progress=stop)
+            assert len(rows(out)) - rows_before == 11
+    monkeypatch.chdir(tmp_path)
+    addresses = (f"{tmp_path}/a/images", "b/images/*", "a", f"{tmp_path}/b")
+    found = [predict_to_folder(classifier, [address], out).rows for address in addresses]
+    assert found == [9 if stopped else 0, 0, 0, 0]
+    assert len(rows(out)) == 22
+
+
+def test_files_that_do_not_say_what_they_are_relative_to_are_of_the_current_folder(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    files.pipe("/old/a.png", (images / "00.png").read_bytes())
+    monkeypatch.chdir(images)
+    addresses = ["more", "memory://old"]
+    try:
+        assert predict_to_folder(classifier, addresses, tmp_path).rows == 9
+        without_metadata(tmp_path, "cwd", "remote")
+        os.utime(images / "more")
+        again = predict_to_folder(classifier, addresses, tmp_path)
+        assert (again.rows, again.skipped) == (0, 9)
+    finally:
+        files.rm("/old", recursive=True)
+
+
+def test_names_in_a_store_are_the_same_from_every_folder(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec")
+    with zipfile.ZipFile(tmp_path / "store.zip", "w") as store:
+        for name in ("00.png", "shard.tar"):
+            store.write(images / name, f"photos/{name}")
+    (tmp_path / "photos").mkdir()
+    shutil.copy(images / "00.png", tmp_path / "photos")
+    address, out = f"zip://photos::{tmp_path}/store.zip", tmp_path / "out"
+    for folder, addresses, expected in (
+        (images, [address], 9),
+        (tmp_path, [address], 0),
+        (tmp_path, [address, "photos"], 1),  # of this machine, with the same name
+    ):
+        monkeypatch.chdir(folder)
+        assert predict_to_folder(classifier, addresses, out).rows == expected
+
+
+@pytest.mark.parametrize("last", [24, 32, 40])  # of the folder, the folder in it and the tar file
+def test_a_row_that_ctrl_c_came_before_is_predicted_later(
+    last: int, classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = 0
+
+    def add(*arguments: Any, **options: Any) -> None:
+        nonlocal added
+        added += 1
+        if added == last:
+            raise KeyboardInterrupt
+        add_row(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        add_row = batch_prediction._Writer.add
+        patch.setattr(batch_prediction._Writer, "add", add)
+        with pytest.raises(KeyboardInterrupt):
+            predict_to_folder(classifier, [str(images)], tmp_path)
+    assert predict_to_folder(classifier, [str(images)], tmp_path).rows == COUNT - last + 1
+    assert_complete(tmp_path, images)
+
+
+def test_the_fingerprint_of_what_is_in_a_file_is_that_of_the_file(
+    exported_classifier: Classifier, colors_onnx: Path
+) -> None:
+    """Of every runtime, and as versions computed it that did not look at the weights."""
+    assert exported_classifier.path is not None
+    for path in (exported_classifier.path, colors_onnx):
+        content = hashlib.blake2b(path.read_bytes()).digest()
+        expected = hashlib.blake2b(content, digest_size=16).hexdigest()
+        assert fingerprint(load(path, device="cpu")) == expected
+    assert fingerprint(exported_classifier) == fingerprint(load(exported_classifier.path, runtime="torch"))
+
+
+def test_what_is_changed_in_memory_is_another_model(exported_classifier: Classifier, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    exported_classifier.save(path)
+    for classifier in (make_classifier(), load(path, runtime="torch", device="cpu")):
+        weight = next(classifier.model.parameters())
+        before = fingerprint(classifier)
+        with torch.no_grad():
+            weight.mul_(2)
+            assert fingerprint(classifier) != before
+            weight.div_(2)
+        assert fingerprint(classifier) == before
+        weight.data[0, 0, 0, 0] = torch.nan  # it cannot be saved, but predicts
+        assert fingerprint(classifier) != before
+    for runtime in ("auto", "torch"):
+        classifier = load(path, runtime=runtime, device="cpu")
+        before = fingerprint(classifier)
+        classifier.temperature = 2.0
+        assert fingerprint(classifier) != before
+        assert fingerprint(classifier.uncalibrated()) == before
+
+
+def test_networks_of_an_ensemble_are_told_apart(tmp_path: Path) -> None:
+    about = {"created": "2026-01-01"}
+    networks = [make_classifier(growth_rate=rate) for rate in (4, 4, 6)]
+    with torch.no_grad():
+        next(networks[1].model.parameters()).mul_(2)
+    ensembles = [
+        Classifier.from_members([networks[first], networks[second]], provenance=about)
+        for first, second in ((0, 1), (0, 0), (1, 0))
+    ]
+    assert len({fingerprint(each) for each in (*networks, *ensembles)}) == 6
+    path = tmp_path / "model.safetensors"
+    ensembles[0].save(path)
+    for runtime in ("auto", "torch"):
+        loaded = load(path, runtime=runtime, device="cpu")
+        content = hashlib.blake2b(path.read_bytes()).digest()
+        assert fingerprint(loaded) == hashlib.blake2b(content, digest_size=16).hexdigest()
+        assert len({fingerprint(each) for each in (loaded, *loaded.members)}) == 3
+    with torch.no_grad():
+        next(loaded.members[1].model.parameters()).mul_(2)
+    assert fingerprint(loaded) != fingerprint(load(path, runtime="torch", device="cpu"))
+
+
+def test_a_file_that_was_replaced_is_not_taken_for_the_one_that_was_loaded(
+    exported_classifier: Classifier, tmp_path: Path
+) -> None:
+    path = write_colors_onnx(tmp_path / "model.onnx")
+    classifier = load(path)
+    write_colors_onnx(path)
+    os.utime(path, (1, 1))
+    with pytest.raises(UserError, match=r"model\.onnx was replaced since it was loaded; load it again"):
+        fingerprint(classifier)
+    path = tmp_path / "model.safetensors"
+    exported_classifier.save(path)
+    shown = load(path, runtime="torch", device="cpu")
+    before = fingerprint(shown)
+    with torch.no_grad():
+        other = make_classifier()
+        next(other.model.parameters()).mul_(2)
+    other.save(path)
+    assert len({before, fingerprint(shown), fingerprint(load(path, device="cpu"))}) == 3
+
+
+@pytest.mark.parametrize("unlisted", ["a.parquet", "folder"])
+def test_a_shard_ends_where_its_part_is_not_known(
+    unlisted: str, classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else this job would take other jobs' tar files for its own, and leave its own out."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    (data / "folder").mkdir(parents=True)
+    content = [(images / "00.png").read_bytes()] * 3
+    pq.write_table(pa.table({"image": content}), data / "a.parquet", row_group_size=1)
+    for name in ("folder/x.tar", "y.tar", "z.tar"):
+        shutil.copy(images / "shard.tar", data / name)
+    opened, scandir = Path.open, os.scandir
+
+    def fail(path: str) -> None:
+        if path.endswith(unlisted):
+            raise OSError(errno.EIO, "Input/output error")
+
+    def open_file(path: Path, *arguments: Any, **options: Any) -> Any:
+        fail(str(path))
+        return opened(path, *arguments, **options)
+
+    def scan(path: Any) -> Any:
+        fail(str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_file)
+        patch.setattr(os, "scandir", scan)
+        for number in (1, 2):
+            with pytest.raises(
+                UserError, match=rf"/{unlisted} could not be listed \(Input/output error\), so"
+            ):
+                predict_to_folder(classifier, [str(data)], out, shard=Shard(number, 2))
+        whole = predict_to_folder(classifier, [str(data)], tmp_path / "whole")
+        assert list(whole.failures.values()) == ["image: Input/output error"]
+    for number in (1, 2):
+        predict_to_folder(classifier, [str(data)], out, shard=Shard(number, 2))
+    predict_to_folder(classifier, [str(data)], tmp_path / "whole")
+    for folder in (out, tmp_path / "whole"):
+        paths = [row["path"] for row in rows(folder)]
+        assert len(paths) == len(set(paths)) == 3 + 3 * 8
+
+
+def test_a_folder_that_no_job_may_read_stops_no_shard(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:  # as the tests may run as root, who may read everything
+        if str(path).endswith("more"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    results = [predict_to_folder(classifier, [str(images)], tmp_path, shard=Shard(n, 2)) for n in (1, 2)]
+    assert sum(result.rows for result in results) == COUNT - 8 + 1
+    assert [row["error"] for row in rows(tmp_path) if row["path"] == f"{images}/more"] == [
+        "image: Permission denied"
+    ]
 
 
 def test_shards_divide_the_images(classifier: Classifier, images: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.helpers.serving import write_colors_onnx
 
 from skipnets.errors import UserError
-from skipnets.ray_prediction import predict_with_ray
+from skipnets.ray_prediction import _loaded, predict_with_ray
 
 COUNT = 600
 
@@ -101,6 +101,19 @@ def test_a_numbered_gpu_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with pytest.raises(UserError, match="device=cuda:1: must be cuda with engine=ray"):
         predict_with_ray(tmp_path / "model", [str(tmp_path)], tmp_path, device="cuda:1")
+
+
+def test_a_model_that_was_replaced_is_loaded_again(tmp_path: Path) -> None:
+    """Ray hands a process that has loaded a model to the next call."""
+    path = write_colors_onnx(tmp_path / "model.onnx")
+    before = _loaded(str(path), device="cpu")
+    assert _loaded(str(path), device="cpu") is before
+    write_colors_onnx(path)
+    os.utime(path, (1, 1))
+    after = _loaded(str(path), device="cpu")
+    assert after is not before
+    assert _loaded(str(path), device="cpu") is after
+    assert _loaded(str(path), device="auto") is not after
 
 
 @pytest.mark.slow

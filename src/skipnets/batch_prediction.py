@@ -4,7 +4,8 @@ The files alone show what is finished. Each is complete or not there, and names 
 sources that were read to their end with it. A job that starts again passes over those, and, in sources that
 were begun or have changed, over the images that a file has a row for, whichever address they came by. So no
 image is lost or repeated, whatever moment a job was killed at. Rows of files that could not be read, as of a
-store that did not answer, are taken out by the next job, which tries them again.
+store that did not answer, are taken out by the next job, which tries them again. Names are as they were
+typed; the metadata say which folder they are relative to, and which are not of this machine.
 """
 
 from __future__ import annotations
@@ -23,23 +24,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier, Prediction
 from skipnets.data.decoding import ImageDecodeError, Source
 from skipnets.data.streams import (
     ImageSource,
     Shard,
+    UnlistedError,
     check_addresses,
     image_sources,
     is_failed_read,
     unreadable_image,
 )
+from skipnets.description import Description
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
+from skipnets.origin import Origin
 from skipnets.prediction import number_columns, uncertainty_columns
+from skipnets.runtimes.model_file import read_model_file
 from skipnets.selection import check_calibrated
 
-__all__ = ["BatchResult", "fingerprint", "predict_to_folder", "shards_of", "summary_of"]
+__all__ = ["BatchResult", "fingerprint", "is_replaced", "predict_to_folder", "shards_of", "summary_of"]
 
 _METADATA = b"skipnets"
 _PART = re.compile(r"part(?:-(\d+)-of-(\d+))?-(\d+)\.parquet")
@@ -107,7 +113,9 @@ def predict_to_folder(
 
     Raises:
         UserError: If there is nothing at an address, or the folder holds predictions of another model, of
-            other options, cannot be written, or is being written by another job.
+            other options, cannot be written, or is being written by another job; if the classifier's file
+            was replaced, see `fingerprint`; and of one shard of several, if a folder or a Parquet file could
+            not be listed, so that nothing says which of what comes after it belongs to the shard.
     """
     try:
         import pyarrow  # noqa: F401
@@ -147,19 +155,19 @@ def predict_to_folder(
             for prediction in predictions:
                 source, unread = stream.take(prediction.source)
                 writer.add(prediction, source, unread=unread)
-                result.rows += 1
+                result.rows += 1  # from here on it counts: Ctrl-C may come between any two lines
                 if prediction.error is not None:
                     result.failed += 1
                     if len(result.failures) < _FAILURES_NAMED:
                         result.failures[prediction.source] = prediction.error
                 if writer.count >= rows_per_file or time.monotonic() - started > seconds_per_file:
-                    result.files.append(writer.write(stream.finished(), stream.begun()))
+                    result.files.append(writer.write(stream.finished(result.rows), stream.begun()))
                     started = time.monotonic()
                 if progress is not None:
                     progress(result)
         finally:  # also the rows of a job that an error ends
             if writer.count:
-                result.files.append(writer.write(stream.finished(), stream.begun()))
+                result.files.append(writer.write(stream.finished(result.rows), stream.begun()))
     return result
 
 
@@ -203,9 +211,8 @@ class _Stream:
         self._earlier = earlier
         self._result = result
         self._ahead: deque[ImageSource] = deque()  # those of images that are read ahead
-        self._taken = 0
         self._given = 0
-        self._ends: deque[tuple[int, str, int]] = deque()
+        self._ends: deque[tuple[int, ImageSource]] = deque()
         self._unread: set[str] = set()  # images and sources that the next job tries again
         self._unfinished: set[str] = set()  # sources that have such images
         self._begun: dict[str, int] = {}
@@ -224,7 +231,7 @@ class _Stream:
                 self._ahead.append(source)
                 yield path, image
             if source.stamp:
-                self._ends.append((self._given, source.name, source.stamp))
+                self._ends.append((self._given, source))
 
     def _read(self, source: ImageSource) -> Iterator[tuple[str, Source]]:
         """The images of a source that are wanted, and one that fails where the source itself does."""
@@ -232,6 +239,11 @@ class _Stream:
         try:
             yield from source.read(wanted)
         except OSError as error:
+            if self._shard.count > 1 and isinstance(error, UnlistedError):
+                raise UserError(
+                    f"images: {source.name} could not be listed ({error}), so that it is not known which "
+                    "images are of this shard; start its job again"
+                ) from error
             self._unfinished.add(source.name)
             if source.name not in self._unread and wanted(source.name):
                 self._unread.add(source.name)
@@ -242,9 +254,8 @@ class _Stream:
         if is_failed_read(error.__cause__):
             self._unread.add(name)
 
-    def take(self, name: str) -> tuple[str, bool]:
+    def take(self, name: str) -> tuple[ImageSource, bool]:
         """The source of the next image, in the order they were given in, and whether it could not be read."""
-        self._taken += 1
         source = self._ahead.popleft()
         unread = name in self._unread
         if unread:
@@ -252,20 +263,20 @@ class _Stream:
         if source.whole:
             # A file that proved damaged may be repaired.
             self._begun[_text(source.name)] = 0 if source.name in self._unfinished else source.stamp
-        return source.name, unread
+        return source, unread
 
     def begun(self) -> dict[str, int]:
         """Files of images of which some were taken, with stamps, or 0 for any; each is recorded once."""
         begun, self._begun = self._begun, {}
         return begun
 
-    def finished(self) -> dict[str, int]:
-        """Sources all of whose images were taken and read, with their stamps; each is recorded once."""
-        found = {}
-        while self._ends and self._ends[0][0] <= self._taken:
-            _, name, stamp = self._ends.popleft()
-            if name not in self._unfinished:
-                found[_text(name)] = stamp
+    def finished(self, rows: int) -> list[ImageSource]:
+        """Sources all of whose images are among the first rows, and were read; each is recorded once."""
+        found = []
+        while self._ends and self._ends[0][0] <= rows:
+            _, source = self._ends.popleft()
+            if source.name not in self._unfinished:
+                found.append(source)
         return found
 
     def _wanted(self, source: ImageSource) -> Callable[[str], bool]:
@@ -277,6 +288,21 @@ class _Stream:
             return not is_done
 
         return wanted
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file of an earlier job, and what the names in it are relative to.
+
+    Attributes:
+        path: The file.
+        cwd: The folder that the job ran in; None in files of older versions, which do not record it.
+        remote: The sources that are not of this machine's files.
+    """
+
+    path: Path
+    cwd: str | None
+    remote: frozenset[str]
 
 
 class _Earlier:
@@ -298,7 +324,8 @@ class _Earlier:
         self.next_number = 0
         self._finished: dict[str, int] = {}
         self._begun: dict[str, int] = {}
-        self._files_with: dict[str, set[Path]] = {}  # by source, and by what it may be a file in
+        self._parts_with: dict[str, set[_Part]] = {}  # by source, and by what it may be a file in
+        self._cwd = str(Path.cwd())
         self._real = functools.lru_cache(1024)(os.path.realpath)
         self._done_in = functools.lru_cache(16)(self._read_done_in)
         for path in sorted(folder.glob("part-*.parquet")):
@@ -325,15 +352,16 @@ class _Earlier:
                     raise UserError(f"output={folder}: holds predictions with {what}; choose another folder")
             if recorded.get("unread"):
                 _take_out(path, recorded)
-            for stamps, name in ((self._finished, "finished"), (self._begun, "begun")):
-                stamps.update(
-                    {self._place(source): stamp for source, stamp in recorded.get(name, {}).items()}
-                )
+            part = _Part(path, recorded.get("cwd"), frozenset(recorded.get("remote", ())))
+            for stamps, key in ((self._finished, "finished"), (self._begun, "begun")):
+                for name, stamp in recorded.get(key, {}).items():
+                    stamps.update(dict.fromkeys(self._recorded(name, name, part), stamp))
             self.next_number = max(self.next_number, int(match[3]) + 1)
             sources = pyarrow.parquet.read_table(path, columns=["source"])["source"]
             for source in sources.unique().to_pylist():
-                for place in {*self._places(source), os.path.dirname(self._place(source))}:  # noqa: PTH120
-                    self._files_with.setdefault(place, set()).add(path)
+                above = map(os.path.dirname, self._recorded(source, source, part))
+                for place in {*self._as_sources(source, part), *above}:
+                    self._parts_with.setdefault(place, set()).add(part)
 
     def has_finished(self, source: ImageSource) -> bool:
         """Whether a source was read to its end, and is as it was.
@@ -341,7 +369,7 @@ class _Earlier:
         Raises:
             UserError: If it is a file of images that is another now; its rows are of those that it had.
         """
-        place = self._place(source.name)
+        place = self._place(source.name, source)
         stamp = self._finished.get(place, 0)
         known = stamp or self._begun.get(place, 0)
         if source.whole and known and source.stamp and known != source.stamp:
@@ -350,11 +378,12 @@ class _Earlier:
 
     def has_row(self, source: ImageSource, path: str) -> bool:
         """Whether an image has a row, of this source or, where it is a file, of any other."""
-        if not self._files_with:
+        if not self._parts_with:
             return False
         if source.whole:
-            return _digest(_within(source.name, path)) in self._done_in(self._place(source.name), "file")
-        place = self._place(path)
+            file = self._place(source.name, source)
+            return _digest(_within(source.name, path)) in self._done_in(file, "file")
+        place = self._place(path, source)
         folder, digest = os.path.dirname(place), _digest(place)  # noqa: PTH120
         return digest in self._done_in(folder, "folder") or digest in self._done_in("-", "input")
 
@@ -365,9 +394,11 @@ class _Earlier:
         import pyarrow.parquet
 
         done: set[bytes] = set()
-        for file in self._files_with.get(place, ()):
-            rows = pyarrow.parquet.read_table(file, columns=["path", "source"])
-            names = [name for name in rows["source"].unique().to_pylist() if place in self._places(name)]
+        for part in self._parts_with.get(place, ()):
+            rows = pyarrow.parquet.read_table(part.path, columns=["path", "source"])
+            names = [
+                name for name in rows["source"].unique().to_pylist() if place in self._as_sources(name, part)
+            ]
             chosen = pyarrow.compute.is_in(rows["source"], value_set=pyarrow.array(names, pyarrow.string()))
             if kind == "folder":  # files that were addresses of their own
                 chosen = pyarrow.compute.or_(chosen, pyarrow.compute.equal(rows["source"], rows["path"]))
@@ -375,18 +406,39 @@ class _Earlier:
             for path, source in zip(rows["path"].to_pylist(), rows["source"].to_pylist(), strict=True):
                 if kind == "file":
                     done.add(_digest(_within(source, path)))
-                elif kind == "input" or os.path.dirname(self._place(path)) == place:  # noqa: PTH120
-                    done.add(_digest(self._place(path)))
+                    continue
+                for found in self._recorded(path, source, part):
+                    if kind == "input" or os.path.dirname(found) == place:  # noqa: PTH120
+                        done.add(_digest(found))
         return done
 
-    def _place(self, path: str) -> str:
-        """A path that is the same for all spellings of it, and all links to its folder."""
-        folder, name = os.path.split(_text(path).rstrip("/") or "/")
-        return os.path.normpath(os.path.join(self._real(folder), name))  # noqa: PTH118
+    def _place(self, name: str, source: ImageSource) -> str:
+        """Where a name of this job leads: the same for all spellings, and all links to its folder."""
+        return _remote_place(name) if source.remote else self._local_place(name, self._cwd)
 
-    def _places(self, source: str) -> set[str]:
-        """A source as a file of images or standard input, and as a folder."""
-        return {"-"} if source == "-" else {self._place(source), self._real(source)}
+    def _recorded(self, name: str, source: str, part: _Part) -> list[str]:
+        """Where a name of a source leads that a file records; older versions did not say which of two."""
+        if part.cwd is None:
+            return [self._local_place(name, self._cwd), _remote_place(name)]
+        return [_remote_place(name) if source in part.remote else self._local_place(name, part.cwd)]
+
+    def _as_sources(self, source: str, part: _Part) -> set[str]:
+        """A source that a file records, as a file of images or standard input, and as a folder."""
+        if source == "-":
+            return {"-"}
+        places = set(self._recorded(source, source, part))
+        if source not in part.remote:
+            places.add(self._real(os.path.join(part.cwd or self._cwd, source)))  # noqa: PTH118
+        return places
+
+    def _local_place(self, name: str, cwd: str) -> str:
+        folder, name = os.path.split(_text(name).rstrip("/") or "/")
+        return os.path.normpath(os.path.join(self._real(os.path.join(cwd, folder)), name))  # noqa: PTH118
+
+
+def _remote_place(name: str) -> str:
+    """No place on this machine, whose paths are absolute."""
+    return f"remote:{_text(name).rstrip('/')}"
 
 
 def _within(source: str, path: str) -> str:
@@ -443,31 +495,30 @@ class _Writer:
         self._number = number
         self._labels = labels
         self._targets = targets
-        self._rows: list[tuple[Prediction, str]] = []
-        self._unread: list[int] = []
+        self._cwd = str(Path.cwd())
+        self._rows: list[tuple[Prediction, ImageSource, bool]] = []
 
     @property
     def count(self) -> int:
         """Rows that no file has yet."""
         return len(self._rows)
 
-    def add(self, prediction: Prediction, source: str, *, unread: bool) -> None:
+    def add(self, prediction: Prediction, source: ImageSource, *, unread: bool) -> None:
         """Take a row; `unread` says that it holds until the image is tried again."""
-        if unread:
-            self._unread.append(len(self._rows))
-        self._rows.append((prediction, source))
+        self._rows.append((prediction, source, unread))
 
-    def write(self, finished: Mapping[str, int], begun: Mapping[str, int]) -> Path:
+    def write(self, finished: Sequence[ImageSource], begun: Mapping[str, int]) -> Path:
         """Write the rows as the next file.
 
         Args:
-            finished: Sources that end with these rows or before, with their stamps.
-            begun: Files of images that have some of these rows, with theirs, or 0 for any.
+            finished: Sources that end with these rows or before.
+            begun: Files of images that have some of these rows, with their stamps, or 0 for any.
         """
         import pyarrow
         import pyarrow.parquet
 
-        predictions = [prediction for prediction, _ in self._rows]
+        predictions = [prediction for prediction, _, _ in self._rows]
+        sources = [source for _, source, _ in self._rows]
         columns: dict[str, Any] = {"path": [_text(row.source) for row in predictions]}
         types = [("path", pyarrow.string())]
         if self._labels:
@@ -491,15 +542,22 @@ class _Writer:
         kinds = {"set": pyarrow.string(), "p_value": pyarrow.float64(), "rejected": pyarrow.bool_()}
         types += [(name, kind) for name, kind in kinds.items() if name in columns]
         columns["error"] = [None if row.error is None else _text(row.error) for row in predictions]
-        columns["source"] = [_text(source) for _, source in self._rows]
+        columns["source"] = [_text(source.name) for source in sources]
         types += [("error", pyarrow.string()), ("source", pyarrow.string())]
-        recorded = {**self._about, "finished": finished, "begun": begun, "unread": self._unread}
+        recorded = {
+            **self._about,
+            "cwd": self._cwd,
+            "remote": sorted({_text(source.name) for source in (*sources, *finished) if source.remote}),
+            "finished": {_text(source.name): source.stamp for source in finished},
+            "begun": begun,
+            "unread": [row for row, (_, _, unread) in enumerate(self._rows) if unread],
+        }
         metadata = {_METADATA: json.dumps(recorded)}
         table = pyarrow.table(columns, schema=pyarrow.schema(types, metadata=metadata))
         path = self._folder / f"{_prefix(self._shard)}{self._number:05}.parquet"
         with _writing(self._folder), atomic_path(path) as temporary:
             pyarrow.parquet.write_table(table, temporary, compression="zstd")
-        self._rows, self._unread = [], []
+        self._rows = []
         self._number += 1
         return path
 
@@ -519,16 +577,97 @@ def _digest(path: str) -> bytes:
 
 
 def fingerprint(classifier: Classifier) -> str:
-    """What distinguishes one model from another: a hash of its file."""
+    """What distinguishes one model from another: a hash of its file, whichever runtime opened it.
+
+    Of a model that no file holds as it is, it is a hash of metadata and weights: of one from `from_model` or
+    `from_members`, of one network of an ensemble, and of one that was changed in memory. Exports are told
+    apart by their file alone.
+
+    Raises:
+        UserError: If the file was replaced since it was loaded, by a runtime that does not show the weights
+            it has: the hash would be that of another model.
+    """
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    if classifier.path is None:
-        digest.update(json.dumps(classifier.metadata(), sort_keys=True).encode())
-        return digest.hexdigest()
-    files = sorted(classifier.path.rglob("*")) if classifier.path.is_dir() else [classifier.path]
-    for path in files:
-        with path.open("rb") as file:
+    path = classifier.path
+    # Read before it is compared: it may be replaced at any moment.
+    of_file = None if path is None or classifier._number is not None else _file_digest(path)
+    if path is not None and of_file is not None and _has_weights_of(path, classifier):
+        if classifier.export is not None or _has_description_of(path, classifier):
+            return of_file
+        digest.update(of_file.encode())
+    elif classifier._members:
+        for member in classifier._members:
+            digest.update(fingerprint(member).encode())
+    else:
+        digest.update(_weights_digest(_weights(classifier)))
+    digest.update(json.dumps(classifier.metadata(), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def is_replaced(classifier: Classifier) -> bool:
+    """Whether the file that a classifier was loaded from is another by now, or gone."""
+    loaded = classifier._origin
+    if loaded is None:
+        return False
+    now = Origin.of(loaded.path, runtime=loaded.runtime, device=loaded.device, threads=loaded.threads)
+    return now != loaded
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        with each.open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
+
+
+def _shows_weights(classifier: Classifier) -> bool:
+    """Whether the weights in memory can be seen, and therefore changed."""
+    return classifier.export is None and classifier.runtime.name == "torch"
+
+
+def _has_weights_of(path: Path, classifier: Classifier) -> bool:
+    """Whether a classifier has the weights of the file that it was loaded from.
+
+    Raises:
+        UserError: If the file was replaced, and the weights in memory cannot be seen.
+    """
+    if not _shows_weights(classifier):
+        if is_replaced(classifier):
+            raise UserError(f"model: {path} was replaced since it was loaded; load it again")
+        return True
+    file = read_model_file(path)
+    stored = [file.tensors()] if classifier.ensemble == 1 else file.members()
+    found = map(_weights, classifier.members)
+    return list(map(_weights_digest, stored)) == list(map(_weights_digest, found))
+
+
+def _has_description_of(path: Path, classifier: Classifier) -> bool:
+    """Whether a model file has the metadata in memory, such as classes and temperature."""
+    stored = Description.from_metadata(path, read_model_file(path).metadata)
+    return stored.to_dict() == classifier._description().to_dict()
+
+
+def _weights(classifier: Classifier) -> dict[str, NDArray[Any]]:
+    """The weights of one network, as a model file would hold them; none where they cannot be seen."""
+    if classifier.export is None and classifier.runtime.name == "native":
+        return classifier._tensors_of_file()
+    if not _shows_weights(classifier):
+        return {}
+    # Not the runtime's `tensors`, which refuses what cannot be saved but can predict.
+    return {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous().numpy()
+        for name, tensor in classifier.model.stored().state_dict().items()
+        if hasattr(tensor, "cpu")
+    }
+
+
+def _weights_digest(weights: Mapping[str, NDArray[Any]]) -> bytes:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for name, array in sorted(weights.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
 
 
 @contextmanager

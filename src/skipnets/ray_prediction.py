@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from skipnets.batch_prediction import BatchResult, predict_to_folder, shards_of, summary_of
+from skipnets.batch_prediction import BatchResult, is_replaced, predict_to_folder, shards_of, summary_of
 from skipnets.classifier import Classifier, load
 from skipnets.data.streams import Shard, check_addresses
 from skipnets.errors import UserError, missing_extra
@@ -145,7 +145,18 @@ def _predict_shard(
     return {"rows": result.rows}
 
 
-@functools.cache
 def _loaded(model: str, **options: Any) -> Classifier:
-    """The classifier, once in each of Ray's worker processes."""
+    """The classifier, read once in each of Ray's worker processes, and again if its file was replaced.
+
+    Ray gives the processes of one call to the next.
+    """
+    classifier = _load_once(model, **options)
+    if is_replaced(classifier):
+        _load_once.cache_clear()
+        classifier = _load_once(model, **options)
+    return classifier
+
+
+@functools.lru_cache(1)  # more would hold memory that the next model needs
+def _load_once(model: str, **options: Any) -> Classifier:
     return load(model, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tarfile
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from skipnets.data.decoding import ImageDecodeError, Source, open_image
-from skipnets.data.streams import Shard, image_sources, is_failed_read, unreadable_image
+from skipnets.data.streams import Shard, UnlistedError, image_sources, is_failed_read, unreadable_image
 from skipnets.errors import UserError
 
 
@@ -202,6 +203,29 @@ def test_a_folder_that_cannot_be_read_says_so(tmp_path: Path, monkeypatch: pytes
     locked = str(tmp_path / "a" / "locked")
     assert failed == [locked, f"{locked}: Permission denied"]  # its images, then its folders
     assert names == [str(tmp_path / "b" / "0.png")]
+
+
+@pytest.mark.parametrize(("number", "is_passing"), [(errno.EIO, True), (errno.EACCES, False)])
+def test_what_cannot_be_listed_just_now_has_no_place_among_shards(
+    number: int, is_passing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tar file has one in any case: it is one source."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(number, "fails")
+
+    for name in ("a.tar", "b.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "c").mkdir()
+    monkeypatch.setattr("skipnets.data.streams._Local.stamp", refuse)
+    monkeypatch.setattr("skipnets.data.streams._Local.open", refuse)
+    for name, is_one in (("a.tar", True), ("b.parquet", False), ("c", False)):
+        [source] = image_sources([str(tmp_path / name)])
+        with pytest.raises(OSError, match=r"^fails$") as failed:
+            list(source.read(lambda _: True))
+        is_unlisted = is_passing and not is_one
+        assert isinstance(failed.value, UnlistedError) == is_unlisted
+        assert source.whole == (name != "c" and not is_unlisted)
 
 
 def test_a_tar_file_cut_short_gives_what_it_has_and_says_so(tmp_path: Path) -> None:

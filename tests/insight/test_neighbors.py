@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
-from tests.helpers.classifiers import some_image
+from tests.helpers.classifiers import make_classifier, some_image
 
 from skipnets.classifier import Classifier
 from skipnets.errors import UserError
@@ -55,6 +60,7 @@ class Counting:
 
     def __init__(self, runtime: Any) -> None:
         self.name, self.input_type, self.device = runtime.name, runtime.input_type, runtime.device
+        self.model = runtime.model
         self._runtime = runtime
         self.count = 0
 
@@ -62,6 +68,13 @@ class Counting:
         self.count += len(batch)
         embedded: NDArray[np.float32] = self._runtime.embed(batch)
         return embedded
+
+
+def counted(classifier: Classifier) -> tuple[Classifier, Counting]:
+    """The classifier with a runtime that counts."""
+    counting = Counting(classifier.runtime)
+    names = ("architecture", "classes", "preprocessing", "provenance", "path")
+    return Classifier(**{name: getattr(classifier, name) for name in names}, runtime=counting), counting
 
 
 def test_a_search_compares_embeddings_and_does_not_find_the_query_itself(
@@ -91,14 +104,7 @@ def test_an_index_keeps_embeddings_until_image_or_model_change(
     exported_classifier: Classifier, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     index = tmp_path / "index.safetensors"
-    counting = Counting(exported_classifier.runtime)
-    classifier = Classifier(
-        **{
-            name: getattr(exported_classifier, name)
-            for name in ("architecture", "classes", "preprocessing", "provenance", "path")
-        },
-        runtime=counting,
-    )
+    classifier, counting = counted(exported_classifier)
 
     def embedded() -> int:
         before = counting.count
@@ -121,6 +127,95 @@ def test_an_index_keeps_embeddings_until_image_or_model_change(
     with caplog.at_level("INFO", logger="skipnets"):
         assert embedded() == 8
     assert "embeddings by another model" in caplog.text
+
+
+def test_a_search_of_a_part_keeps_the_rest_of_the_index(
+    exported_classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier, counting = counted(exported_classifier)
+    index = tmp_path / "index.safetensors"
+
+    def embedded(*images: Path | str) -> int:
+        before = counting.count
+        search(classifier, list(images), query=some_image((16, 20, 3), 2), index=index)
+        return counting.count - before - 1  # the query
+
+    assert embedded(folder) == 8
+    new = tmp_path / "new.png"
+    Image.fromarray(some_image((16, 20, 3), 77)).save(new)
+    assert embedded(folder / "3.png", new) == 1
+    monkeypatch.chdir(tmp_path)
+    assert embedded("images", "new.png") == 0
+    monkeypatch.chdir(folder)
+    assert embedded(".", "./../new.png", folder) == 0
+    (folder / "5.png").unlink()
+    Image.fromarray(some_image((16, 20, 3), 78)).save(folder / "6.png")
+    Image.fromarray(some_image((16, 20, 3), 79)).save(new)
+    stat = Path.stat
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "7.png":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refuse)
+        assert embedded(new) == 1
+    with safetensors.safe_open(index, framework="numpy") as file:
+        names = [Path(name).name for name, *_ in json.loads(file.metadata()["skipnets-index"])["images"]]
+        assert sorted(names) == ["0.png", "1.png", "2.png", "3.png", "4.png", "7.png", "new.png"]
+        assert file.get_tensor("vectors").shape[0] == 7
+    assert embedded(folder, new) == 1  # the one that was changed
+    fresh = search(exported_classifier, folder, query=some_image((16, 20, 3), 2))
+    kept = search(classifier, folder, query=some_image((16, 20, 3), 2), index=index)
+    assert kept.columns()["path"] == fresh.columns()["path"]
+    assert kept.columns()["similarity"] == pytest.approx(fresh.columns()["similarity"], abs=1e-5)
+
+
+def test_an_index_is_not_compared_with_a_network_that_was_trained_further(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classifier, index = make_classifier(), tmp_path / "index.safetensors"
+    search(classifier, folder, query=folder / "0.png", index=index)
+    with torch.no_grad():
+        for parameter in classifier.model.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    with caplog.at_level("INFO", logger="skipnets"):
+        again = search(classifier, folder, query=folder / "0.png", index=index)
+    assert "embeddings by another model" in caplog.text
+    fresh = search(classifier, folder, query=folder / "0.png")
+    assert again.columns() == fresh.columns()
+
+
+def test_an_embedding_that_is_not_finite_is_its_images_error(
+    exported_classifier: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    classifier, counting = counted(exported_classifier)
+    index = tmp_path / "index.safetensors"
+
+    def embed(batch: NDArray[Any]) -> NDArray[np.float32]:
+        vectors = exported_classifier.runtime.embed(batch)
+        vectors[(np.ptp(batch, axis=(2, 3)) == 0).all(axis=1)] = np.nan
+        return vectors
+
+    wrong = [str(folder / name) for name in ("1.png", "2.png")]
+    for path in wrong:
+        Image.new("RGB", (20, 16)).save(path)
+    counting.embed = embed  # type: ignore[method-assign]
+    for _ in range(2):
+        found = search(classifier, folder, query=folder / "0.png", index=index)
+        assert (found.images, list(found.failures)) == (6, wrong)
+        assert all("outputs are not finite" in reason for reason in found.failures.values())
+    with pytest.raises(UserError, match=r"query: .*1\.png: the network's outputs are not finite"):
+        search(classifier, folder, query=folder)
+    vectors = np.ones((3, 2), np.float32)
+    for value in (np.nan, np.inf, 1e38):
+        other = vectors.copy()
+        other[1, 0] = value
+        with pytest.raises(UserError, match="vectors: must be finite; row 1 is not"):
+            nearest(other, vectors, 2)
+        with pytest.raises(UserError, match="queries: must be finite; row 1 is not"):
+            nearest(vectors, other, 2)
 
 
 def test_wrong_input_is_one_line(exported_classifier: Classifier, folder: Path, tmp_path: Path) -> None:

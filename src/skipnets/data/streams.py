@@ -17,7 +17,7 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -28,6 +28,7 @@ __all__ = [
     "SHARD_SUFFIXES",
     "ImageSource",
     "Shard",
+    "UnlistedError",
     "check_addresses",
     "image_sources",
     "is_failed_read",
@@ -42,6 +43,8 @@ SHARD_SUFFIXES = (*_TAR, *_PARQUET)
 _IMAGES = (*SUFFIXES, *EXTRA_OF_SUFFIX)
 _IMAGE_COLUMNS = ("image", "bytes", "image_bytes", "content", "data", "jpg", "jpeg", "png")
 _ROWS_AT_ONCE = 64
+# Why something cannot be read that every job finds so; other reasons may be of one moment or one machine.
+_LASTING = (errno.EACCES, errno.EINVAL, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EPERM)
 
 Kind = Literal["folder", "file", "other"]
 Wanted = Callable[[str], bool]
@@ -83,6 +86,10 @@ class Shard:
         return index % self.count == self.number - 1
 
 
+class UnlistedError(OSError):
+    """What is in a folder or a Parquet file could not be listed, which may be so this time alone."""
+
+
 @dataclass(frozen=True)
 class ImageSource:
     """A source of images.
@@ -91,14 +98,17 @@ class ImageSource:
         name: The folder, the tar file, or "file.parquet#3" for a row group.
         whole: Whether it goes to one shard as a whole.
         read: Yields path and image of those whose path is wanted; an OSError says why the source itself
-            cannot be read, or not to its end.
+            cannot be read, or not to its end. An `UnlistedError` says that another job may find images or
+            sources there: shards that count on them would not be the same.
         stamp: Changes when an image is added, or the file is another; 0 where that is not known.
+        remote: Whether it is not of this machine's files; its name is then relative to no folder.
     """
 
     name: str
     whole: bool
     read: Callable[[Wanted], Iterator[tuple[str, Source]]]
     stamp: int = 0
+    remote: bool = False
 
 
 def image_sources(addresses: Iterable[str]) -> Iterator[ImageSource]:
@@ -123,7 +133,7 @@ def image_sources(addresses: Iterable[str]) -> Iterator[ImageSource]:
             continue
         if "://" in address:
             remote = _Remote(address)
-            yield from _at(remote, remote.root, seen)
+            yield from (replace(source, remote=True) for source in _at(remote, remote.root, seen))
         else:
             for path in sorted(_matches(address)):  # shards count on their order
                 yield from _at(_Local(), path, seen)
@@ -320,18 +330,18 @@ def _at(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSource]:
         seen: What came before: folders by their identity, files by their `_key`.
     """
     kind: Kind = "other"
-    reason = "is not a regular file"
+    failure = OSError(errno.EINVAL, "is not a regular file")
     try:
         try:
             kind = files.kind(path)
         except OSError as error:
-            reason = error.strerror or str(error)
+            failure = error
         if kind == "folder":
             yield from _of_folder(files, path, seen)
         elif not _is_repeated(files, path, seen):
-            yield from _of_file(files, path) if kind == "file" else [_unreadable(path, reason)]
+            yield from _of_file(files, path) if kind == "file" else [_unreadable(path, failure)]
     except OSError as error:
-        yield _unreadable(path, error.strerror or str(error))
+        yield _unreadable(path, error, is_folder=kind == "folder")
 
 
 def _is_repeated(files: _Files, path: str, seen: set[object]) -> bool:
@@ -355,13 +365,18 @@ def _is_shown(name: str) -> bool:
     return name.lower().endswith(_IMAGES) and not name.startswith(".")
 
 
-def _unreadable(path: str, reason: str) -> ImageSource:
-    """A source that says why it cannot be read; shard files stay whole, so that others keep their index."""
+def _unreadable(path: str, error: OSError, *, is_folder: bool = False) -> ImageSource:
+    """A source that says why it cannot be read; shard files stay whole, so that others keep their index.
+
+    Where another job may find any number of sources, others have no index, which an `UnlistedError` says.
+    """
+    is_one = not is_folder and path.lower().endswith((*_TAR, *_IMAGES))
+    is_unlisted = not is_one and error.errno not in _LASTING
 
     def read(_: Wanted) -> Iterator[tuple[str, Source]]:
-        raise OSError(reason)
+        raise (UnlistedError if is_unlisted else OSError)(error.strerror or str(error))
 
-    return ImageSource(path, whole=path.lower().endswith(SHARD_SUFFIXES), read=read)
+    return ImageSource(path, whole=path.lower().endswith(SHARD_SUFFIXES) and not is_unlisted, read=read)
 
 
 def _of_folder(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSource]:
@@ -383,13 +398,18 @@ def _of_folder(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSou
 
 
 def _in_folder(files: _Files, folder: str, wanted: Wanted, seen: set[object]) -> Iterator[tuple[str, Source]]:
-    identity = files.identity(folder)
-    for path, kind in files.entries(folder):
-        name = files.split(path)[1]
-        if kind == "folder" or not _is_shown(name) or _key(identity, name) in seen:
-            continue
-        if wanted(path):
-            yield path, files.image(path) if kind == "file" else unreadable_image("is not a regular file")
+    try:
+        identity = files.identity(folder)
+        for path, kind in files.entries(folder):
+            name = files.split(path)[1]
+            if kind == "folder" or not _is_shown(name) or _key(identity, name) in seen:
+                continue
+            if wanted(path):
+                yield path, files.image(path) if kind == "file" else unreadable_image("is not a regular file")
+    except OSError as error:
+        if error.errno in _LASTING:
+            raise
+        raise UnlistedError(error.strerror or str(error)) from error
 
 
 def _of_file(files: _Files, path: str) -> Iterator[ImageSource]:
@@ -459,7 +479,7 @@ def _row_groups(files: _Files, path: str) -> Iterator[ImageSource]:
             for group in range(groups):
                 firsts.append(firsts[-1] + opened.metadata.row_group(group).num_rows)
     except pyarrow.ArrowException as error:
-        yield _unreadable(path, f"is not a readable Parquet file ({error})")
+        yield _unreadable(path, OSError(errno.EINVAL, f"is not a readable Parquet file ({error})"))
         return
     stamp = files.stamp(path)
     for group in range(groups):

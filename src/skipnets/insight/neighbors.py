@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from skipnets.files import atomic_path
 from skipnets.inputs import named_sources
 from skipnets.insight.cells import CELL, INK, SOFT_INK, find_font, fitted, short_names, truncated
 from skipnets.insight.planes import shown_image
+from skipnets.probabilities import NOT_FINITE
 from skipnets.tables import Display, make_table
 from skipnets.terminal import printable
 
@@ -55,6 +56,8 @@ _COLUMNS = 5  # of neighbors on a sheet
 _GAP = 14
 _TEXT = 44
 _QUERIES_AT_ONCE = 16
+
+_Stamp = tuple[int, int]  # size, and time of change in ns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,13 +228,15 @@ def search(
         query: One image or several, to each of which the nearest are looked for.
         count: How many images to find for each query.
         index: A .safetensors file that keeps the embeddings: only images that are new or have changed are
-            embedded the next time. It is written anew where the model is another one.
+            embedded the next time, whichever part of them is searched. It is written anew where the model is
+            another one, or was changed in memory.
         batch_size: Images per forward pass.
         workers: Threads that read images; None uses one per core.
         progress: Called after every batch with the number of images done and their total.
 
     Raises:
-        UserError: If a query cannot be read, no image can, or the index is another kind of file.
+        UserError: If a query cannot be read, no image can, or the index is another kind of file; with an
+            index, if the model's file was replaced since the classifier was loaded from it.
 
     Examples:
         >>> found = search("runs/cats", "photos", query="a.jpg", count=5)
@@ -259,18 +264,20 @@ def search(
         raise UserError(f"query: {reason if name in reason else f'{name}: {reason}'}")
     by = "" if index is None else f"{fingerprint(classifier)} {classifier.tta}"
     kept = _Index.empty() if index is None else _Index.read(Path(index), by)
-    known = kept.still_valid(sources)
+    # Taken before the images are read: one that changes meanwhile is embedded again the next time.
+    stamps = {} if index is None else {name: _stamp(source) for name, source in sources.items()}
+    known = kept.still_valid(stamps)
     names, vectors, failures = embed(
         {name: source for name, source in sources.items() if name not in known}, progress
     )
+    if index is not None:
+        kept.add(Path(index), by, {name: stamps[name] for name in names}, vectors)
     if known:
         rows = np.array(list(known.values()))
         names = [*known, *names]
         vectors = np.concatenate([kept.vectors[rows], vectors]) if len(vectors) else kept.vectors[rows]
     if not names:
         raise UserError(f"images: none can be read: {next(iter(failures.values()))}")
-    if index is not None and (len(names) != len(known) or len(known) != len(kept.stamps)):
-        _Index.write(Path(index), by, sources, names, vectors)
     own = _positions_of(asked, names)
     similarity, positions = nearest(vectors, query_vectors, count, leave_out=own)
     neighbors = tuple(
@@ -312,10 +319,16 @@ def nearest(
 
     Returns:
         Similarities (Q, count) in falling order, -inf for one that was left out, and positions (Q, count).
+
+    Raises:
+        UserError: If a vector, or its length in float32, is not finite.
     """
     count = min(count, len(vectors))
     # One divided by the length, rather than a copy of all vectors divided by theirs; zero stays zero.
-    lengths = np.sqrt(np.einsum("nf,nf->n", vectors, vectors))
+    lengths = _lengths(vectors)
+    for name, found in (("vectors", lengths), ("queries", _lengths(queries))):
+        if not np.isfinite(found).all():
+            raise UserError(f"{name}: must be finite; row {np.flatnonzero(~np.isfinite(found))[0]} is not")
     scales = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
     similarities = np.empty((len(queries), count), np.float32)
     positions = np.empty((len(queries), count), np.int64)
@@ -352,7 +365,7 @@ def _embed(
     workers: int | None,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[list[str], NDArray[np.float32], dict[str, str]]:
-    """Names of the images that can be read, their embeddings (n, F), and why the others cannot."""
+    """Names of the images that can be embedded, their embeddings (n, F), and why the others cannot."""
     names: list[str] = []
     vectors: list[NDArray[np.float32]] = []
     failures: dict[str, str] = {}
@@ -364,13 +377,19 @@ def _embed(
         workers=workers,
         normalize=classifier.runtime.input_type == "float32",
     ):
+        are_finite: Iterator[bool] = iter(())
         if len(batch.positions):
-            vectors.append(classifier.embed_batch(batch.inputs))
+            embedded = classifier.embed_batch(batch.inputs)
+            finite = np.isfinite(_lengths(embedded))
+            vectors.append(embedded[finite])
+            are_finite = iter(finite.tolist())
         for name, reason in batch.outcomes():
-            if reason is None:
+            if reason is not None:
+                failures[name] = reason
+            elif next(are_finite):
                 names.append(name)
             else:
-                failures[name] = reason
+                failures[name] = f"{name}: {NOT_FINITE}"
         done += len(batch.names)
         if progress is not None:
             progress(done, len(sources))
@@ -382,11 +401,11 @@ class _Index:
     """Embeddings in a file.
 
     Attributes:
-        stamps: Path → its position, and size and time of change when it was embedded.
+        images: Absolute path → its position, and its stamp when it was embedded.
         vectors: (N, F).
     """
 
-    stamps: Mapping[str, tuple[int, int, int]]
+    images: Mapping[str, tuple[int, _Stamp]]
     vectors: NDArray[np.float32]
 
     @classmethod
@@ -412,43 +431,68 @@ class _Index:
                     _LOG.info("%s holds embeddings by another model: all images are embedded anew", path)
                     return cls.empty()
                 vectors = file.get_tensor("vectors")
-            stamps = {
-                str(name): (position, int(size), int(changed))
-                for position, (name, size, changed) in enumerate(about["images"])
-            }
+            rows = [(str(name), (int(size), int(changed))) for name, size, changed in about["images"]]
         except (OSError, safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"index={path}: is no index of embeddings; choose another name") from error
-        if vectors.ndim != 2 or len(vectors) != len(stamps) or vectors.dtype != np.float32:
+        if vectors.ndim != 2 or len(vectors) != len(rows) or vectors.dtype != np.float32:
             raise UserError(f"index={path}: is damaged; delete it to embed the images anew")
-        return cls(stamps, vectors)
+        finite = np.isfinite(_lengths(vectors)).tolist()  # older versions kept others, too
+        return cls(
+            {
+                _absolute(name): (position, stamp)
+                for position, (name, stamp) in enumerate(rows)
+                if finite[position]
+            },
+            vectors,
+        )
 
-    def still_valid(self, sources: Mapping[str, Source]) -> dict[str, int]:
-        """The images that have not changed, with the positions of their vectors."""
-        return {
-            name: self.stamps[name][0]
-            for name, source in sources.items()
-            if name in self.stamps and self.stamps[name][1:] == _stamp(source)
-        }
+    def still_valid(self, stamps: Mapping[str, _Stamp | None]) -> dict[str, int]:
+        """The images that have not changed, with the positions of their vectors.
 
-    @staticmethod
-    def write(
-        path: Path,
-        model: str,
-        sources: Mapping[str, Source],
-        names: Sequence[str],
-        vectors: NDArray[np.float32],
+        Args:
+            stamps: Of each image; None for what is no file.
+        """
+        found = ((name, stamp, self.images.get(_absolute(name))) for name, stamp in stamps.items())
+        return {name: kept[0] for name, stamp, kept in found if kept is not None and kept[1] == stamp}
+
+    def add(
+        self, path: Path, model: str, stamps: Mapping[str, _Stamp | None], vectors: NDArray[np.float32]
     ) -> None:
-        """Write those images that are files."""
-        stamps = {name: stamp for name in names if (stamp := _stamp(sources[name])) is not None}
-        rows = [position for position, name in enumerate(names) if name in stamps]
-        about = {"model": model, "images": [[name, *stamp] for name, stamp in stamps.items()]}
+        """Write a file with further embeddings; without those of files that are gone or have changed.
+
+        Args:
+            path: The file.
+            model: What embedded the images.
+            stamps: Of each further image; None for what is no file, which is not kept.
+            vectors: (n, F) theirs.
+        """
+        further = {
+            _absolute(name): (position, stamp)
+            for position, (name, stamp) in enumerate(stamps.items())
+            if stamp is not None
+        }
+        if not further:
+            return
+        kept = {
+            name: (position, stamp)
+            for name, (position, stamp) in self.images.items()
+            if name not in further and not _is_outdated(name, stamp)
+        }
+        vectors = vectors[[position for position, _ in further.values()]]
+        if kept:
+            vectors = np.concatenate([self.vectors[[position for position, _ in kept.values()]], vectors])
+        images = [[name, *stamp] for name, (_, stamp) in (kept | further).items()]
         with atomic_path(path) as temporary:
-            temporary.write_bytes(
-                safetensors.numpy.save({"vectors": vectors[rows]}, metadata={_KEY: json.dumps(about)})
-            )
+            metadata = {_KEY: json.dumps({"model": model, "images": images})}
+            temporary.write_bytes(safetensors.numpy.save({"vectors": vectors}, metadata=metadata))
 
 
-def _stamp(source: Source) -> tuple[int, int] | None:
+def _absolute(name: str) -> str:
+    """The same for spellings of a path, and from every folder."""
+    return os.path.abspath(name)  # noqa: PTH100 - resolves no links
+
+
+def _stamp(source: Source) -> _Stamp | None:
     """Size and time of change of a file; None for what is none."""
     if not isinstance(source, str | os.PathLike):
         return None
@@ -457,6 +501,22 @@ def _stamp(source: Source) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def _is_outdated(path: str, stamp: _Stamp) -> bool:
+    """Whether a file is gone or has changed; not where its disk just does not answer."""
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return (status.st_size, status.st_mtime_ns) != stamp
+
+
+def _lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, F) vectors → (N,) lengths, not finite where a vector is not, or is too long for float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths: NDArray[np.float32] = np.sqrt(np.einsum("nf,nf->n", vectors, vectors))
+    return lengths
 
 
 def _positions_of(queries: Iterable[str], names: Sequence[str]) -> list[int | None]:
