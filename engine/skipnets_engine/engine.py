@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from skipnets_engine.graph import Graph
 # Raised when graphs, tensors or this class change their meaning; skipnets asks for the one it knows.
 INTERFACE = 2
 
+_CGROUP = Path("/sys/fs/cgroup")
+_MOST_THREADS = 1024  # that the compiled part takes
+
 
 class Engine:
     """A network planned for this processor.
@@ -30,7 +34,7 @@ class Engine:
             `skipnets_engine.graph` names.
         tensors: Every tensor of the network under its state-dict name. They are copied.
         threads: How many threads compute, the caller among them; None takes one for each processor that this
-            process may use.
+            process may use, or as many as its container's share of processor time keeps busy.
         isa: The instruction set, one of `isas()`; None takes the environment's or the fastest.
 
     Raises:
@@ -52,7 +56,9 @@ class Engine:
         with _engine_errors():
             compiled = compile_graph(graph, tensors)
             self._stages = compiled.stages
-            self._engine = _engine.Engine(compiled.network, wanted, threads or _processors())
+            self._engine = _engine.Engine(
+                compiled.network, wanted, _processors() if threads is None else threads
+            )
 
     @property
     def isa(self) -> str:
@@ -90,11 +96,17 @@ class Engine:
 
         Args:
             size: Height and width of the images.
-            images: 1 measures one image computed by all threads together; more, so many on each thread alone.
+            images: How many make a batch, from 1 to 4096. Of as many images as threads, or more, each thread
+                computes the same number of its own, which is measured. Fewer, and those that are left over,
+                are computed one by one, by all threads together.
             rounds: The time is the median over so many runs.
 
         Returns:
-            For each step: name, algorithm, shape (of its output), macs, bytes and seconds (for one image).
+            For each step: name, algorithm, shape (of its output), macs and bytes (for one image), and
+            seconds: the time of a batch, divided by its images.
+
+        Raises:
+            EngineError: If a number is out of range, or the images are too small for the network.
         """
         with _engine_errors():
             lines: list[dict[str, Any]] = self._engine.measure(*size, images, rounds)
@@ -125,6 +137,21 @@ def _as_images(batch: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, _granted() or count, _MOST_THREADS)
+
+
+def _granted() -> int | None:
+    """Processors that the time granted to this container keeps busy, rounded up; None without a limit.
+
+    As `skipnets.machine` has it, which this package does not need.
+    """
+    # Of control groups of version 2, then 1.
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((_CGROUP / name).read_text("ascii") for name in names).split()
+            if int(quota) > 0:
+                return -(-int(quota) // int(period))
+        except (OSError, ValueError, ZeroDivisionError):  # no such file, "max"
+            continue
+    return None

@@ -96,7 +96,7 @@ public:
             own.left = scratch_.floats(std::max(chunk_ * wide_, strip * narrow_));
             own.right = scratch_.floats(chunk_ * narrow_);
             own.map = scratch_.floats(strip * grown_);
-            own.product = scratch_.floats(std::max(chunk_ * wide_, pixels * narrow_));
+            own.product = scratch_.floats(std::max(chunk_ * wide_, pixels * std::max(narrow_, grown_)));
             const Size deepest = std::max(whole(shape_.bottleneck), whole(shape_.growth));
             own.packed = scratch_.floats(std::max(whole(widest) * kMaxRows,
                                                     tiles_.elements() * (deepest * kMaxRows + kElementGap)));

@@ -3,8 +3,16 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <iterator>
+#include <mutex>
+#include <optional>
 #include <stdexcept>
 
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+#include "ranges.h"
 #include "steps.h"
 
 namespace skipnets {
@@ -13,6 +21,19 @@ namespace {
 constexpr std::size_t kMaxPlans = 8;
 constexpr int kMaxImagesTogether = 16;
 constexpr int kMaxSide = 1 << 24;
+
+// Of all engines: held while a plan is made, which may take long, and for a moment where plans and their free memory
+// are looked up. Who holds the latter takes no other.
+std::mutex making, looking_up;
+
+/// A fork waits until no other thread has these mutexes: in the child, nobody would ever give them back.
+void hold_while_forking() {
+#ifndef _WIN32
+    const auto lock = [] { making.lock(), looking_up.lock(); };
+    const auto unlock = [] { looking_up.unlock(), making.unlock(); };
+    [[maybe_unused]] static const int registered = pthread_atfork(lock, unlock, unlock);
+#endif
+}
 
 // After each step, with its number in the plan; for measuring.
 using Watch = std::function<void(std::size_t step)>;
@@ -64,65 +85,73 @@ int power_of_two_up_to(int number) {
 class Engine::Lease {
 public:
     Lease(std::shared_ptr<Prepared> prepared, int workspaces, int scratches) : prepared_(std::move(prepared)) {
-        std::lock_guard<std::mutex> lock(prepared_->mutex);
-        take(prepared_->workspaces, workspaces_, workspaces);
-        take(prepared_->scratches, scratches_, scratches);
+        {
+            std::lock_guard<std::mutex> lock(looking_up);
+            take(prepared_->workspaces, workspaces_, workspaces);
+            take(prepared_->scratches, scratches_, scratches);
+        }
+        while (int(workspaces_.size()) < workspaces) workspaces_.emplace_back(*prepared_->plan);
+        while (int(scratches_.size()) < scratches) scratches_.emplace_back(*prepared_->plan);
     }
     ~Lease() {
-        std::lock_guard<std::mutex> lock(prepared_->mutex);
-        give_back(prepared_->workspaces, workspaces_);
-        give_back(prepared_->scratches, scratches_);
+        std::lock_guard<std::mutex> lock(looking_up);
+        prepared_->workspaces.splice(prepared_->workspaces.end(), workspaces_);
+        prepared_->scratches.splice(prepared_->scratches.end(), scratches_);
     }
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
 
     Execution execution(const Kernels& kernels, int workspace, Team& team, int member, int scratch) const {
-        return {kernels, *prepared_->plan, *workspaces_[workspace], scratches_[scratch]->floats, team, member};
+        return {kernels, *prepared_->plan, *std::next(workspaces_.begin(), workspace),
+                std::next(scratches_.begin(), scratch)->floats, team, member};
     }
 
 private:
+    /// At most `count`, the last given back first: they may still be in the cache.
     template <class T>
-    void take(std::vector<std::unique_ptr<T>>& from, std::vector<std::unique_ptr<T>>& to, int count) {
-        from.reserve(from.size() + count);  // so that giving back cannot fail
-        while (int(to.size()) < count) {
-            if (from.empty()) {
-                to.push_back(std::make_unique<T>(*prepared_->plan));
-            } else {
-                to.push_back(std::move(from.back()));
-                from.pop_back();
-            }
-        }
-    }
-    template <class T>
-    static void give_back(std::vector<std::unique_ptr<T>>& to, std::vector<std::unique_ptr<T>>& from) {
-        for (auto& item : from) to.push_back(std::move(item));
+    static void take(std::list<T>& from, std::list<T>& to, int count) {
+        while (!from.empty() && int(to.size()) < count) to.splice(to.end(), from, std::prev(from.end()));
     }
 
     std::shared_ptr<Prepared> prepared_;
-    std::vector<std::unique_ptr<Workspace>> workspaces_;
-    std::vector<std::unique_ptr<Scratch>> scratches_;
+    std::list<Workspace> workspaces_;
+    std::list<Scratch> scratches_;
 };
 
 Engine::Engine(Network network, const Kernels& kernels, int threads)
     : network_(std::move(network)), kernels_(kernels), threads_(threads), store_(network_, kernels_) {
+    hold_while_forking();
     network_.check();
     if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must be from 1 to 1024");
 }
 
+std::shared_ptr<Engine::Prepared> Engine::prepare(int height, int width, int own) {
+    return prepare({height, width, power_of_two_up_to(std::clamp(own, 1, kMaxImagesTogether)), false});
+}
+
 std::shared_ptr<Engine::Prepared> Engine::prepare(const PlanKey& key) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    if (auto found = find(key)) return found;
+    std::lock_guard<std::mutex> lock(making);
+    if (auto found = find(key)) return found;  // Another thread has made it meanwhile.
+    auto made = std::make_shared<Prepared>();
+    made->plan = make_plan(network_, kernels_, key, store_);
+    std::list<std::shared_ptr<Prepared>> added{made}, dropped;  // whose memory is freed after the lock
+    std::lock_guard<std::mutex> short_lock(looking_up);
+    if (prepared_.size() >= kMaxPlans) dropped.splice(dropped.end(), prepared_, std::prev(prepared_.end()));
+    prepared_.splice(prepared_.begin(), added);
+    return made;
+}
+
+/// The plan that there is, or null.
+std::shared_ptr<Engine::Prepared> Engine::find(const PlanKey& key) {
+    std::lock_guard<std::mutex> lock(looking_up);
     const auto same = [&](const std::shared_ptr<Prepared>& other) {
         return !(other->plan->key < key) && !(key < other->plan->key);
     };
-    auto found = std::find_if(prepared_.begin(), prepared_.end(), same);
-    if (found == prepared_.end()) {
-        auto made = std::make_shared<Prepared>();
-        made->plan = make_plan(network_, kernels_, key, store_);
-        if (prepared_.size() >= kMaxPlans) prepared_.pop_back();
-        found = prepared_.insert(prepared_.begin(), std::move(made));
-    }
+    const auto found = std::find_if(prepared_.begin(), prepared_.end(), same);
+    if (found == prepared_.end()) return nullptr;
     prepared_.splice(prepared_.begin(), prepared_, found);
-    return prepared_.front();
+    return *found;
 }
 
 void Engine::run(const float* input, int count, int height, int width, bool want_logits, float* out) {
@@ -130,40 +159,43 @@ void Engine::run(const float* input, int count, int height, int width, bool want
     const Size image_floats = Size(network_.channels[0]) * height * width, result = network_.channels[value];
     if (count < 1) return;
 
-    // As many images as every thread can have of its own; what is left over they compute together, one by one.
-    const int each = threads_ > 1 || count > 1 ? count / threads_ : 0;
-    std::unique_ptr<Lease> apart, together;
-    if (each > 0) {
-        const int images = power_of_two_up_to(std::min(each, kMaxImagesTogether));
-        apart = std::make_unique<Lease>(prepare({height, width, images, false}), threads_, threads_);
-    }
-    if (each == 0 || threads_ > 1)
-        together = std::make_unique<Lease>(prepare({height, width, 1, false}), 1, threads_);
+    // As many images as every thread can have of its own; what is left over they compute together, one by one. Which
+    // image is computed how depends on the number of threads, not on how many of them are free: bits would differ.
+    const int own = count / threads_, divided = own * threads_;
+    std::shared_ptr<Prepared> for_divided, for_others;
+    if (divided > 0) for_divided = prepare(height, width, own);
+    if (divided < count) for_others = prepare(height, width, 0);
+    Members members(threads_);
+    std::optional<Lease> apart, together;
+    if (divided > 0) apart.emplace(for_divided, members.count(), members.count());
+    if (divided < count) together.emplace(for_others, 1, members.count());
 
-    run_team(threads_, [&](Team& team, int member) {
-        const int own = apart ? count / team.size() : 0, shared = own * team.size();
-        if (own > 0) {
+    members.run([&](Team& team, int member) {
+        const Range mine = share(divided, team.size(), member);
+        if (mine.size() > 0) {
             Team alone(1);
             const Execution run = apart->execution(kernels_, member, alone, 0, member);
-            const Size first = Size(member) * own;
-            run_plan(run, input + first * image_floats, own, value, out + first * result, nullptr);
+            run_plan(run, input + mine.begin * image_floats, int(mine.size()), value, out + mine.begin * result,
+                     nullptr);
         }
-        if (shared == count) return;
+        if (divided == count) return;
         const Execution run = together->execution(kernels_, 0, team, member, member);
-        run_plan(run, input + shared * image_floats, count - shared, value, out + shared * result, nullptr);
+        run_plan(run, input + divided * image_floats, count - divided, value, out + divided * result, nullptr);
     });
 }
 
 std::vector<std::vector<float>> Engine::values(const float* input, int height, int width,
                                                const std::vector<int>& wanted) {
-    const Lease lease(prepare({height, width, 1, true}), 1, threads_);
+    const auto prepared = prepare({height, width, 1, true});
     std::vector<std::vector<float>> result;
     for (int value : wanted) {
         const Map map = map_of(value, height, width);
         result.emplace_back(std::size_t(map.pixels()) * map.channels);
     }
     std::vector<float> unused(network_.channels[network_.features]);
-    run_team(threads_, [&](Team& team, int member) {
+    Members members(threads_);
+    const Lease lease(prepared, 1, members.count());
+    members.run([&](Team& team, int member) {
         const Execution run = lease.execution(kernels_, 0, team, member, member);
         run_plan(run, input, 1, network_.features, unused.data(), nullptr);
         if (member != 0) return;
@@ -185,21 +217,22 @@ std::size_t Engine::value_bytes(int height, int width, int images) {
     return floats * sizeof(float);
 }
 
-std::vector<StepReport> Engine::measure(int height, int width, int images, int rounds) {
-    if (images < 1 || images > 4096 || rounds < 1 || rounds > 100000)
+std::vector<StepReport> Engine::measure(int height, int width, int count, int rounds) {
+    if (count < 1 || count > 4096 || rounds < 1 || rounds > 100000)
         throw std::invalid_argument("images or rounds out of range");
-    const auto prepared =
-        prepare({height, width, power_of_two_up_to(std::min(images, kMaxImagesTogether)), false});
+    const int own = count / threads_, images = std::max(own, 1);  // as in run()
+    const auto prepared = prepare(height, width, own);
     const Plan& plan = *prepared->plan;
-    const bool alone = images > 1;  // as in run(): every thread its own images, or all threads one
-    const Lease lease(prepared, alone ? threads_ : 1, threads_);
     const std::vector<float> input(std::size_t(images) * network_.channels[0] * height * width);
     std::vector<std::vector<float>> results(threads_, std::vector<float>(
                                                           std::size_t(images) * network_.channels[network_.features]));
 
     std::vector<std::vector<double>> seconds(rounds, std::vector<double>(plan.steps.size()));
-    for (std::vector<double>& round : seconds)
-        run_team(threads_, [&](Team& team, int member) {
+    for (std::vector<double>& round : seconds) {
+        Members members(threads_);
+        const int computed = own > 0 ? images * members.count() : 1;
+        const Lease lease(prepared, own > 0 ? members.count() : 1, members.count());
+        members.run([&](Team& team, int member) {
             using Clock = std::chrono::steady_clock;
             Clock::time_point last = Clock::now();
             const Watch watch = [&](std::size_t step) {
@@ -207,19 +240,21 @@ std::vector<StepReport> Engine::measure(int height, int width, int images, int r
                 round[step] += std::chrono::duration<double>(now - last).count();
                 last = now;
             };
-            Team one(1);
-            const Execution run = alone ? lease.execution(kernels_, member, one, 0, member)
-                                        : lease.execution(kernels_, 0, team, member, member);
+            Team alone(1);
+            const Execution run = own > 0 ? lease.execution(kernels_, member, alone, 0, member)
+                                          : lease.execution(kernels_, 0, team, member, member);
             run_plan(run, input.data(), images, network_.features, results[member].data(),
                      member == 0 ? &watch : nullptr);
         });
+        for (double& step : round) step /= computed;
+    }
 
     std::vector<StepReport> reports;
     for (std::size_t i = 0; i < plan.steps.size(); ++i) {
         const Step& step = plan.steps[i];
         const Map &in = plan.maps[step.node->input], &out = plan.maps[step.node->output];
         std::vector<double> times;
-        for (const auto& round : seconds) times.push_back(round[i] / images);
+        for (const auto& round : seconds) times.push_back(round[i]);
         std::nth_element(times.begin(), times.begin() + rounds / 2, times.end());
         const double moved = 4.0 * (double(in.pixels()) * step.node->input_channels +
                                     double(out.pixels()) * step.node->output_channels) +

@@ -5,7 +5,6 @@
 #include <list>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -19,7 +18,7 @@ struct StepReport {
     int channels, height, width;  // of what it makes
     double macs;                  // for one image
     double bytes;                 // weights, input and output, for one image
-    double seconds;               // for one image
+    double seconds;               // for one image, of all threads
 };
 
 class Engine {
@@ -37,8 +36,9 @@ public:
     /// The size of a value's map for images of a size.
     Map map_of(int value, int height, int width);
 
-    /// Runs `images` all-zero images at a time and measures every step: medians over `rounds`.
-    std::vector<StepReport> measure(int height, int width, int images, int rounds);
+    /// Runs all-zero images, divided among the threads as run() divides a batch of `count`, and measures every step:
+    /// medians over `rounds`. What is left over when each thread has had as many as the others is not measured.
+    std::vector<StepReport> measure(int height, int width, int count, int rounds);
 
     /// Bytes of the values of one run over at most `images` images at a time.
     std::size_t value_bytes(int height, int width, int images);
@@ -51,18 +51,19 @@ private:
     // A plan with memory for its runs. Runs take what is free and give it back; more is made when several run.
     struct Prepared {
         std::unique_ptr<Plan> plan;
-        std::mutex mutex;
-        std::vector<std::unique_ptr<Workspace>> workspaces;
-        std::vector<std::unique_ptr<Scratch>> scratches;
+        std::list<Workspace> workspaces;
+        std::list<Scratch> scratches;
     };
     class Lease;
 
+    /// For `own` images on each thread alone, or for one on all together where that is 0.
+    std::shared_ptr<Prepared> prepare(int height, int width, int own);
     std::shared_ptr<Prepared> prepare(const PlanKey& key);
+    std::shared_ptr<Prepared> find(const PlanKey& key);
 
     const Network network_;
     const Kernels& kernels_;
     const int threads_;
-    std::mutex mutex_;
     WeightStore store_;
     std::list<std::shared_ptr<Prepared>> prepared_;  // the last used first
 };

@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -14,18 +15,18 @@
 namespace skipnets {
 namespace {
 
-constexpr std::size_t kHugePage = std::size_t(2) << 20;
+constexpr std::size_t kPage = std::size_t(4) << 10, kHugePage = std::size_t(2) << 20;
 constexpr std::size_t kLine = 64;
 
-void* allocate(std::size_t size) {
+void* allocate(std::size_t size, std::size_t page) {
 #ifdef _WIN32
-    void* memory = _aligned_malloc(size, kHugePage);
+    void* memory = _aligned_malloc(size, page);
     if (memory == nullptr) throw std::bad_alloc();
 #else
     void* memory = nullptr;
-    if (posix_memalign(&memory, kHugePage, size) != 0) throw std::bad_alloc();
+    if (posix_memalign(&memory, page, size) != 0) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-    madvise(memory, size, MADV_HUGEPAGE);  // failing costs speed only
+    if (page == kHugePage) madvise(memory, size, MADV_HUGEPAGE);  // failing costs speed only
 #endif
 #endif
     std::memset(memory, 0, size);
@@ -44,7 +45,6 @@ void release(void* memory) {
 
 Arena& Arena::operator=(Arena&& other) noexcept {
     std::swap(blocks_, other.blocks_);
-    std::swap(bytes_, other.bytes_);
     return *this;
 }
 
@@ -53,15 +53,15 @@ Arena::~Arena() {
 }
 
 float* Arena::floats(std::size_t count) {
-    constexpr std::size_t kRoom = 2 * kLine;
     if (count > (std::size_t(1) << 60) / sizeof(float)) throw std::bad_alloc();
-    const std::size_t size = (count * sizeof(float) + kRoom + kLine - 1) / kLine * kLine;
+    const std::size_t size = ((count + kRoomBehind) * sizeof(float) + kLine - 1) / kLine * kLine;
     if (blocks_.empty() || blocks_.back().size - blocks_.back().used < size) {
-        const std::size_t least = 2 * kHugePage;
-        const std::size_t wanted = ((size > least ? size : least) + kHugePage - 1) / kHugePage * kHugePage;
+        // The first block is often the only one: that of a thread's scratch, of which many callers have many.
+        const std::size_t least = blocks_.empty() ? size : std::max(size, 2 * kHugePage);
+        const std::size_t page = least < kHugePage ? kPage : kHugePage;
+        const std::size_t wanted = (least + page - 1) / page * page;
         blocks_.reserve(blocks_.size() + 1);
-        blocks_.push_back({allocate(wanted), wanted, 0});
-        bytes_ += wanted;
+        blocks_.push_back({allocate(wanted, page), wanted, 0});
     }
     Block& block = blocks_.back();
     float* result = reinterpret_cast<float*>(static_cast<char*>(block.memory) + block.used);

@@ -1,6 +1,6 @@
 // Memory for weights and maps: zeroed, aligned to cache lines, in large blocks on huge pages where the system has
-// them. (Weights are walked through once an image; with pages of 4 KiB every one of them costs a translation and
-// stops the hardware's prefetcher.)
+// them; a single small piece takes small pages. (Weights are walked through once an image; with pages of 4 KiB every
+// one of them costs a translation and stops the hardware's prefetcher.)
 
 #pragma once
 
@@ -8,6 +8,9 @@
 #include <vector>
 
 namespace skipnets {
+
+// Floats behind a piece of memory, so that one vector too far can be read.
+constexpr std::size_t kRoomBehind = 32;
 
 class Arena {
 public:
@@ -22,15 +25,12 @@ public:
     /// Throws std::bad_alloc.
     float* floats(std::size_t count);
 
-    std::size_t bytes() const { return bytes_; }
-
 private:
     struct Block {
         void* memory;
         std::size_t size, used;
     };
     std::vector<Block> blocks_;
-    std::size_t bytes_ = 0;
 };
 
 }  // namespace skipnets

@@ -13,7 +13,7 @@ namespace skipnets {
 
 bool share_openmp(const std::string&) { return false; }
 
-void run_training_team(int wanted, const std::function<void(Team&, int)>& work) { run_team(wanted, work); }
+void run_training_team(int wanted, const TeamWork& work) { run_team(wanted, work); }
 
 #else
 
@@ -31,17 +31,21 @@ std::atomic<const OpenMP*> shared{nullptr};
 
 struct Region {
     const OpenMP& openmp;
-    const std::function<void(Team&, int)>& work;
+    const TeamWork& work;
     Team team;
 };
 
 void run_member(void* data) noexcept {
     Region& region = *static_cast<Region*>(data);
     const int number = region.openmp.number();
-    if (region.openmp.threads() == region.team.size()) return region.work(region.team, number);
+    if (region.openmp.threads() == region.team.size()) return region.team.run(region.work, number);
     if (number != 0) return;
-    Team alone(1);  // Within another region, or at a limit, there are fewer threads than were asked for.
-    region.work(alone, 0);
+    // Within another region, or at a limit, there are fewer threads than were asked for.
+    const auto by_one = [&](Team&, int) {
+        Team alone(1);
+        region.work(alone, 0);
+    };
+    region.team.run(by_one, 0);
 }
 
 template <class Function>
@@ -67,11 +71,12 @@ bool share_openmp(const std::string& library) {
     return true;
 }
 
-void run_training_team(int wanted, const std::function<void(Team&, int)>& work) {
+void run_training_team(int wanted, const TeamWork& work) {
     const OpenMP* openmp = shared.load(std::memory_order_acquire);
     if (openmp == nullptr || wanted == 1 || openmp->process != getpid()) return run_team(wanted, work);
     Region region{*openmp, work, Team(wanted)};
     openmp->parallel(run_member, &region, unsigned(wanted), 0);
+    region.team.rethrow();
 }
 
 #endif

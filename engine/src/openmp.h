@@ -5,7 +5,6 @@
 
 #pragma once
 
-#include <functional>
 #include <string>
 
 #include "threads.h"
@@ -17,6 +16,6 @@ namespace skipnets {
 bool share_openmp(const std::string& library);
 
 /// As `run_team`, with the threads of OpenMP where they are shared. A forked process has none, and takes its own.
-void run_training_team(int wanted, const std::function<void(Team&, int)>& work);
+void run_training_team(int wanted, const TeamWork& work);
 
 }  // namespace skipnets

@@ -354,9 +354,14 @@ std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, 
 }
 
 Workspace::Workspace(const Plan& plan) {
-    std::vector<float*> slots;
-    for (std::size_t size : plan.slot_sizes) slots.push_back(arena.floats(size));
-    for (std::size_t slot : plan.slots) values.push_back(slots[slot]);
+    std::vector<std::size_t> begins;
+    std::size_t floats = 0;
+    for (std::size_t size : plan.slot_sizes) {
+        begins.push_back(floats);
+        floats += std::size_t(round_up(Size(size), 16)) + kRoomBehind;
+    }
+    float* const memory = arena.floats(floats);
+    for (std::size_t slot : plan.slots) values.push_back(memory + begins[slot]);
 }
 
 double macs(const Plan& plan, const Step& step) {

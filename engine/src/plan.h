@@ -4,7 +4,6 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,7 +22,6 @@ public:
     WeightStore(const Network& network, const Kernels& kernels) : network_(network), kernels_(kernels) {}
     /// One for each part of a grouped convolution: see groups_together().
     const std::vector<ConvolutionWeights>& get(std::size_t node, Algorithm algorithm);
-    std::size_t bytes() const { return arena_.bytes(); }
 
 private:
     const Network& network_;

@@ -86,7 +86,12 @@ protected:
     const Stage& last() const { return stages_[block_.branch.size() - 1]; }
     const Stage& projection() const { return stages_.back(); }
     bool projects() const { return !block_.projection.empty(); }
-    Size stride() const { return ceil_div(block_.height, last().out_height); }
+    /// Of the whole branch: what a shortcut without a projection leaves out. Sizes do not tell: one pixel stays one.
+    Size stride() const {
+        Size product = 1;
+        for (const NormedConvolution& convolution : block_.branch) product *= convolution.stride;
+        return product;
+    }
     Size channels() const { return block_.branch.front().inputs; }
     Size whole(Size channels) const { return round_up(channels, lanes_); }
 

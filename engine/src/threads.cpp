@@ -28,8 +28,21 @@ inline void pause() {
 #endif
 }
 
+/// What ends the other members of a team in which one has thrown.
+struct Abandoned {};
+
+long process_id() {
+#ifdef _WIN32
+    return 0;
+#else
+    return getpid();
+#endif
+}
+
+}  // namespace
+
 struct Job {
-    const std::function<void(Team&, int)>* work;
+    const TeamWork* work;
     Team* team;
     std::atomic<int> running;
 };
@@ -49,7 +62,7 @@ public:
     [[noreturn]] void loop(Done done) {
         for (;;) {
             Job* job = next();
-            (*job->work)(*job->team, member_);
+            job->team->run(*job->work, member_);
             job_.store(nullptr, std::memory_order_relaxed);
             done(this);  // idle again before the caller goes on, so that its next call finds this worker
             job->running.fetch_sub(1, std::memory_order_release);
@@ -73,8 +86,14 @@ private:
     int member_ = 0;
 };
 
+namespace {
+
 class Pool {
 public:
+    explicit Pool(long process) : process(process) {}
+
+    const long process;
+
     /// Up to `wanted` idle workers; new ones are started while there are fewer than `wanted` altogether.
     std::vector<Worker*> take(int wanted) {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -86,15 +105,18 @@ public:
         return taken;
     }
 
+    void give_back(Worker* worker) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        idle_.push_back(worker);
+    }
+
 private:
     bool start() {
-        auto* worker = new Worker;  // lives as long as the process, like its thread
+        idle_.reserve(std::size_t(started_) + 1);  // so that giving back cannot fail
+        auto* worker = new Worker;                 // lives as long as the process, like its thread
         try {
             std::thread([this, worker] {
-                worker->loop([this](Worker* done) {
-                    std::lock_guard<std::mutex> lock(mutex_);
-                    idle_.push_back(done);
-                });
+                worker->loop([this](Worker* done) { give_back(done); });
             }).detach();
         } catch (const std::system_error&) {  // the system has no thread to give: fewer will do
             delete worker;
@@ -111,22 +133,16 @@ private:
 };
 
 // The pool is never destroyed: its threads may outlive main. After a fork the child has none of them, so it gets
-// a pool of its own.
+// a pool of its own; it takes no lock for that, which a thread that the child lacks may have held.
 Pool& pool() {
-    static std::mutex mutex;
-    static Pool* current = nullptr;
-#ifdef _WIN32
-    const long process = 0;
-#else
-    const long process = getpid();
-#endif
-    static long owner = -1;
-    std::lock_guard<std::mutex> lock(mutex);
-    if (current == nullptr || owner != process) {
-        current = new Pool;
-        owner = process;
-    }
-    return *current;
+    static std::atomic<Pool*> current{nullptr};
+    const long process = process_id();
+    Pool* found = current.load(std::memory_order_acquire);
+    if (found != nullptr && found->process == process) return *found;
+    auto* made = new Pool(process);
+    if (current.compare_exchange_strong(found, made, std::memory_order_acq_rel)) return *made;
+    delete made;  // another thread was faster
+    return *found;
 }
 
 }  // namespace
@@ -140,6 +156,7 @@ void Team::wait() {
         return;
     }
     for (int spin = 0; generation_.load(std::memory_order_acquire) == generation; ++spin) {
+        if (failed_.load(std::memory_order_acquire)) throw Abandoned{};
         if (spin < kBarrierSpins)
             pause();
         else
@@ -147,20 +164,39 @@ void Team::wait() {
     }
 }
 
-void run_team(int wanted, const std::function<void(Team&, int)>& work) {
-    std::vector<Worker*> workers;
-    if (wanted > 1) workers = pool().take(wanted - 1);
-    Team team(int(workers.size()) + 1);
-    Job job{&work, &team, {int(workers.size())}};
-    for (std::size_t i = 0; i < workers.size(); ++i) workers[i]->give(&job, int(i) + 1);
-    // An exception must end the process here too: passing on, it would leave the workers with a job that is gone.
-    [&]() noexcept { work(team, 0); }();
+void Team::run(const TeamWork& work, int member) noexcept {
+    try {
+        work(*this, member);
+    } catch (...) {
+        if (!failed_.exchange(true, std::memory_order_acq_rel)) error_ = std::current_exception();
+    }
+}
+
+void Team::rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+}
+
+Members::Members(int wanted) {
+    if (wanted > 1) workers_ = pool().take(wanted - 1);
+}
+
+Members::~Members() {
+    for (Worker* worker : workers_) pool().give_back(worker);
+}
+
+void Members::run(const TeamWork& work) {
+    Team team(count());
+    Job job{&work, &team, {int(workers_.size())}};
+    for (std::size_t i = 0; i < workers_.size(); ++i) workers_[i]->give(&job, int(i) + 1);
+    workers_.clear();  // they go back by themselves
+    team.run(work, 0);
     for (int spin = 0; job.running.load(std::memory_order_acquire) != 0; ++spin) {
         if (spin < kBarrierSpins)
             pause();
         else
             std::this_thread::yield();
     }
+    team.rethrow();
 }
 
 }  // namespace skipnets

@@ -27,7 +27,7 @@ public:
 
     /// Aligned to 64 bytes, with room behind them for reading one vector too far.
     float* floats(Size count) {
-        const Size size = round_up(count, 16) + 32;
+        const Size size = round_up(count, 16) + Size(kRoomBehind);
         if (used_ + size > capacity_) add(std::max(size, 2 * capacity_));
         float* result = memory_ + used_;
         used_ += size;

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import os
+import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from networks import NETWORKS, dense
+from networks import NETWORKS, Build, Network, dense
 from skipnets_engine import Engine, EngineError, isas
+from skipnets_engine import engine as module
 
 
 def images(count: int, *, height: int = 33, width: int = 29) -> Any:
@@ -37,6 +43,25 @@ def test_the_same_batch_gives_the_same_bits_on_any_team(network: Any) -> None:
     first = Engine(*network, threads=1).logits(batch)
     for threads in (2, 3, 8):
         assert (Engine(*network, threads=threads).logits(batch) == first).all()
+
+
+def deep() -> Network:
+    """Of maps so small, and channels so many, that two images at a time take another algorithm than one."""
+    build = Build()
+    x = build.convolution(0, 128, 3, stride=8)
+    return build.finish(build.convolution(x, 128, 3))
+
+
+def algorithms(of: Engine, images: int) -> list[str]:
+    return [line["algorithm"] for line in of.plan((24, 32), images=images, rounds=1)]
+
+
+def test_the_same_batch_gives_the_same_bits_however_many_workers_are_free() -> None:
+    engine, batch = Engine(*deep(), threads=2), images(5, height=24, width=32)
+    assert algorithms(engine, 1) != algorithms(engine, 4)
+    wanted = engine.logits(batch)
+    with ThreadPoolExecutor(12) as pool:  # more callers than there are workers
+        assert all(pool.map(lambda _: (engine.logits(batch) == wanted).all(), range(120)))
 
 
 def test_instruction_sets_agree(network: Any) -> None:
@@ -108,6 +133,100 @@ def test_after_a_fork_the_child_has_its_own_workers() -> None:
     child.start()
     assert (queue.get(timeout=60) == wanted).all()
     child.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_while_another_thread_plans_for_a_size() -> None:
+    """The child lacks that thread, but waits for nothing of it."""
+    engine, batch = Engine(*dense(), threads=2), images(1)
+    wanted, stop = engine.logits(batch), threading.Event()
+
+    def plan() -> None:
+        for extra in itertools.cycle(range(20)):  # more sizes than plans are kept
+            engine.logits(images(1, height=34 + extra))
+            if stop.is_set():
+                return
+
+    planner = threading.Thread(target=plan)
+    planner.start()
+    try:
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)  # which ends it
+                os._exit(0 if (engine.logits(batch) == wanted).all() else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        stop.set()
+        planner.join()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or "san.so" in os.environ.get("LD_PRELOAD", ""),
+    reason="measures memory as Linux does, of which sanitizers take more",
+)
+def test_callers_at_once_take_memory_for_the_threads_that_compute() -> None:
+    """Not for as many threads each as could."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    engine, start = Engine(*dense(), threads=8), threading.Barrier(8)
+
+    def caller(_: int) -> None:
+        start.wait()
+        for _ in range(20):
+            engine.logits(images(1))
+
+    Engine(*dense(), threads=8).logits(images(1))  # starts the workers
+    before = resident()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(caller, range(8)))
+    assert resident() - before < 48 << 20
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "5000 100000\n"}, 1),
+        ({"cpu.max": "6400000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, 8),
+        ({"cpu.max": "damaged"}, 8),
+    ],
+    ids=str,
+)
+def test_the_default_is_what_a_container_may_use(
+    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(module, "_CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert Engine(*dense()).threads == expected
+
+
+def test_the_default_is_never_more_than_the_engine_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(2000)), raising=False)
+    assert Engine(*dense()).threads == 1024
+
+
+def test_the_plan_divides_a_batch_as_a_call_does() -> None:
+    """Fewer images than threads are computed one by one."""
+    engine = Engine(*deep(), threads=3)
+    together, two_each = algorithms(engine, 1), algorithms(engine, 6)
+    assert together != two_each
+    assert [algorithms(engine, images) for images in (2, 3, 5)] == [together] * 3
+    assert algorithms(engine, 8) == two_each
 
 
 def test_the_plan_lists_every_step(network: Any) -> None:

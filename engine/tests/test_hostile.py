@@ -244,7 +244,7 @@ def test_batches_that_do_not_fit(shape: tuple[int, ...], message: str) -> None:
             call(np.zeros(shape, np.float32))
 
 
-@pytest.mark.parametrize("threads", [-1, 1025])
+@pytest.mark.parametrize("threads", [-1, 0, 1025])
 def test_impossible_numbers_of_threads(threads: int) -> None:
     with pytest.raises(EngineError, match="threads must be from 1 to 1024"):
         Engine(*dense(), threads=threads)

@@ -122,7 +122,7 @@ class Block(Case):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    maps=st.tuples(st.integers(1, 3), st.integers(2, 9), st.sampled_from([2, 3, 8, 15])),
+    maps=st.tuples(st.integers(1, 3), st.integers(1, 9), st.sampled_from([2, 3, 8, 15])),
     channels=st.sampled_from([1, 3, 16, 17, 33]),
     width=st.sampled_from([1, 4, 15, 16, 33]),
     added=st.sampled_from([0, 1, 7]),
@@ -166,8 +166,21 @@ def test_the_forward_pass_of_any_shape(
         Block((2, 3, 4), 2, (1, 3, 1), (3, 2, 4), (2, 1, 1), projects=True),  # Some of x is read by nothing.
         Block((2, 3, 4), 2, (1, 3, 1), (3, 2, 4), (1, 1, 2), projects=True),
         Block((2, 1, 1), 2, (1, 3, 1), (3, 2, 2), (2, 1, 1), projects=False),
+        Block((2, 1, 7), 2, (3, 3), (3, 5), (2, 1), projects=False),
+        Block((2, 1, 7), 2, (1, 3, 1), (3, 2, 2), (1, 2, 1), projects=False),
+        Block((2, 7, 1), 2, (3, 3), (3, 5), (2, 1), projects=False),
     ],
-    ids=["identity", "zeros", "projection", "early stride", "late stride", "one pixel"],
+    ids=[
+        "identity",
+        "zeros",
+        "projection",
+        "early stride",
+        "late stride",
+        "one pixel",
+        "one line",
+        "one line, no more channels",
+        "one column",
+    ],
 )
 def test_gradients_are_those_of_differences(isa: str, block: Block) -> None:
     made = block.run(isa, 2)

@@ -123,8 +123,15 @@ def test_gradients_are_those_of_differences(isa: str, recompute: bool) -> None:
     assert_close(made["x"], block.difference(block.x), 1e-4)
 
 
-def test_large_maps_are_cut_into_strips(isa: str) -> None:
-    block = Block((1, 61, 70), channels=5, growth=3, bottleneck=40, layers=1)
+@pytest.mark.parametrize(
+    "block",
+    [
+        Block((1, 61, 70), channels=5, growth=3, bottleneck=40, layers=1),
+        Block((1, 32, 32), channels=5, growth=33, bottleneck=1, layers=1),
+    ],
+    ids=["in strips", "of more growth than bottleneck"],
+)
+def test_large_maps(isa: str, block: Block) -> None:
     assert_close(block.run(isa, 2, recompute=False)["features"], block.y(), 1e-5)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 __all__ = ["available_memory", "library_versions", "processor", "usable_cores"]
 
+_CGROUP = Path("/sys/fs/cgroup")
+
 
 def processor() -> str:
     """Name of the processor or, if the system does not report it, its architecture."""
@@ -22,8 +24,25 @@ def processor() -> str:
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores that this process may use, which may be fewer than the machine has.
+
+    A container's limit of processor time (`docker run --cpus`) counts as so many cores, rounded up.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _granted_cores() or cores)
+
+
+def _granted_cores() -> int | None:
+    """Cores that the time granted to this container keeps busy, rounded up; None without a limit."""
+    # Of control groups of version 2, then 1.
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((_CGROUP / name).read_text("ascii") for name in names).split()
+            if int(quota) > 0:
+                return -(-int(quota) // int(period))
+        except (OSError, ValueError, ZeroDivisionError):  # no such file, "max"
+            continue
+    return None
 
 
 def available_memory() -> int | None:

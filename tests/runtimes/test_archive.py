@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
@@ -238,6 +239,17 @@ def test_what_is_damaged_is_refused(exports: dict[str, Export], tmp_path: Path) 
         archive.comment = b"so that the list is written"
     with pytest.raises(UserError, match="members overlap"):
         Archive(tmp_path / "f.pt2")
+    whole = write(tmp_path / "g.pt2", content).read_bytes()
+    with zipfile.ZipFile(tmp_path / "g.pt2") as archive:
+        flags = archive.start_dir + 8  # of the first member in the directory: of encryption and the like
+    for bit in range(16):
+        damaged = bytearray(whole)
+        damaged[flags + bit // 8] ^= 1 << bit % 8
+        (tmp_path / "g.pt2").write_bytes(damaged)
+        with contextlib.suppress(UserError), contextlib.closing(Archive(tmp_path / "g.pt2")) as opened:
+            for name in content:
+                opened.read(name)
+            assert bit not in (0, 5, 6)
     for text in (b"[" * 100_000, b"[1]", b"{", b"\xff"):
         path = write(tmp_path / "d.pt2", {**content, GRAPH: text})
         with pytest.raises(UserError, match="damaged"):

@@ -303,6 +303,23 @@ def test_bad_input_is_named() -> None:
             open_runtime(kind, architecture=architecture, tensors=tensors, device="cpu")
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 9])
+def test_times_of_a_plan_are_the_engines(batch_size: int) -> None:
+    """Which alone knows how it divides a batch."""
+
+    class Engine:
+        isa, threads = "baseline", 4
+
+        def plan(self, size: tuple[int, int], *, images: int, rounds: int) -> list[dict[str, Any]]:
+            assert (size, images, rounds) == ((8, 9), batch_size, 2)
+            return [{"macs": 6e6, "seconds": 0.5}]
+
+    report = NativeRuntime(Engine()).plan((8, 9), batch_size=batch_size, rounds=2)
+    (step,) = report["steps"]
+    assert step["seconds"] == 0.5
+    assert step["share_of_peak"] == pytest.approx(12e6 / report["peak_macs"])
+
+
 def test_the_plan_is_printed(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from skipnets.cli import main
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tests.helpers.modules import modules_imported_anew
+from tests.helpers.tf32 import products_in_tf32
 
 from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
@@ -15,7 +17,7 @@ from skipnets.models.factory import create_model
 from skipnets.models.registry import config_to_dict
 from skipnets.runtimes import RUNTIMES, TensorsDoNotFitError, open_runtime
 from skipnets.runtimes import torch as module
-from skipnets.runtimes.torch import TorchRuntime, fast_precision, pick_device
+from skipnets.runtimes.torch import TorchRuntime, exact_products, fast_precision, pick_device
 
 
 def tiny(**fields: object) -> TorchRuntime:
@@ -68,7 +70,9 @@ def test_half_precision_is_tried_on_the_first_images(
     """As on a GPU, on the CPU: float32 until 64 images are compared, then what they decide."""
     monkeypatch.setattr(module, "fast_precision", lambda device: "bf16-mixed")
     model = settled(tiny().model) if labels_stay else undecided(tiny().model)
-    exact, asked, automatic = (TorchRuntime(model, precision) for precision in (None, "bf16-mixed", "auto"))
+    exact, asked, automatic = (
+        TorchRuntime(model, precision) for precision in ("32-true", "bf16-mixed", "auto")
+    )
     batch = np.random.default_rng(0).normal(size=(48, 3, 8, 8)).astype(np.float32)
     np.testing.assert_array_equal(automatic.logits(batch), exact.logits(batch))
     np.testing.assert_array_equal(automatic.embed(batch), exact.embed(batch))
@@ -78,6 +82,22 @@ def test_half_precision_is_tried_on_the_first_images(
     np.testing.assert_array_equal(automatic.embed(batch), after.embed(batch))
     assert (asked.logits(batch) != exact.logits(batch)).any()
     assert asked.logits(batch).dtype == np.float32
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_last_of_several_threads_allows_tf32_again(allowed: bool) -> None:
+    def flags() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    with products_in_tf32(allowed):
+        first, second = contextlib.ExitStack(), contextlib.ExitStack()
+        first.enter_context(exact_products())
+        second.enter_context(exact_products())
+        assert flags() == (False, False)
+        first.close()
+        assert flags() == (False, False)
+        second.close()
+        assert flags() == (allowed, allowed)
 
 
 def test_on_a_cpu_the_default_is_float32() -> None:

@@ -90,7 +90,8 @@ class Archive:
         """
         try:
             return self._zip.read(self._members[name])
-        except (KeyError, OSError, zipfile.BadZipFile, ValueError, EOFError) as error:
+        # RuntimeError: flags say that it is encrypted or (NotImplementedError) a patch.
+        except (KeyError, OSError, zipfile.BadZipFile, ValueError, EOFError, RuntimeError) as error:
             raise UserError(f"{self.path}: damaged ({name!r} cannot be read)") from error
 
     def json(self, name: str) -> dict[str, Any]:

@@ -102,21 +102,19 @@ class NativeRuntime:
 
         Args:
             size: Height and width.
-            batch_size: All threads compute a single image together; several images are divided among them.
+            batch_size: Of as many images as threads, or more, each thread computes its own. Fewer are
+                computed one by one, by all threads together.
             rounds: Number of runs; times are their medians.
 
         Returns:
             `isa`, `threads`, `peak_macs` (multiply-accumulates per second of all threads) and `steps`, each
-            with name, algorithm, shape, macs, bytes, seconds (for one image) and share_of_peak.
+            with name, algorithm, shape, macs, bytes, seconds (for one image: the batch's time, divided by its
+            images) and share_of_peak.
         """
         threads = self.engine.threads
         peak = _import_engine().peak_macs(self.engine.isa) * threads
-        steps = self.engine.plan(
-            size, images=-(-batch_size // threads) if batch_size > 1 else 1, rounds=rounds
-        )
+        steps = self.engine.plan(size, images=batch_size, rounds=rounds)
         for step in steps:
-            if batch_size > 1:  # each thread computes its own images meanwhile
-                step["seconds"] /= min(threads, batch_size)
             step["share_of_peak"] = step["macs"] / max(step["seconds"], 1e-9) / peak
         return {"isa": self.engine.isa, "threads": threads, "peak_macs": peak, "steps": steps}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,6 +35,9 @@ _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _STATISTICS = ("running_mean", "running_var")
 
 _process = os.getpid()
+_exact_lock = threading.Lock()
+_exact_blocks = 0  # at present
+_tf32_before = (False, False)  # matrix products, convolutions
 
 
 class TorchRuntime:
@@ -46,7 +50,8 @@ class TorchRuntime:
 
     Attributes:
         precision: What it computes in: "32-true", "bf16-mixed" or "16-mixed"; None as PyTorch is set to. With
-            "auto" it may become half precision, after as many images as `HalfPrecisionCheck` compares.
+            "auto" on a GPU it becomes half precision or "32-true", after as many images as
+            `HalfPrecisionCheck` compares.
     """
 
     name = "torch"
@@ -165,8 +170,7 @@ class TorchRuntime:
             half = _to_numpy(self.model(images))
         decided = check.add(logits, half)
         if decided is not None:
-            self.precision = None if decided == "32-true" else decided
-            self._check = None
+            self.precision, self._check = decided, None
 
     @contextlib.contextmanager
     def _computing_in(self, precision: str | None) -> Iterator[None]:
@@ -176,13 +180,8 @@ class TorchRuntime:
             with torch.autocast(device, _HALF[precision]):
                 yield
         elif precision == "32-true" and device == "cuda":
-            products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-            before = products.allow_tf32, convolutions.allow_tf32
-            products.allow_tf32 = convolutions.allow_tf32 = False
-            try:
+            with exact_products():
                 yield
-            finally:
-                products.allow_tf32, convolutions.allow_tf32 = before
         else:
             yield
 
@@ -223,6 +222,28 @@ def pick_device(name: str) -> torch.device:
     if (device.index or 0) >= available:
         raise UserError(f"device={name}: not available; torch finds {available} of type {device.type}")
     return device
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Let NVIDIA GPUs multiply float32 as such for the block, not in TF32.
+
+    The setting is the process's. Blocks of several threads may overlap: the last one restores it.
+    """
+    global _exact_blocks, _tf32_before
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    with _exact_lock:
+        if _exact_blocks == 0:
+            _tf32_before = products.allow_tf32, convolutions.allow_tf32
+            products.allow_tf32 = convolutions.allow_tf32 = False
+        _exact_blocks += 1
+    try:
+        yield
+    finally:
+        with _exact_lock:
+            _exact_blocks -= 1
+            if _exact_blocks == 0:
+                products.allow_tf32, convolutions.allow_tf32 = _tf32_before
 
 
 def fast_precision(device: torch.device) -> str | None:
