@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import os
@@ -440,6 +441,20 @@ def test_an_epoch_goes_on_where_it_was_left_with_any_number_of_workers(dataset, 
     # What comes after is a whole epoch again.
     assert equal(epoch(second, 2), epoch(loader(0), 2))
     second.close()
+
+
+def test_a_forgotten_loader_ends_its_workers_while_their_queues_are_there(dataset):
+    few = dataset.select(np.arange(3))
+    loader = training_loader(few, PREPROCESSING, "crop-flip", batch_size=3, workers=3, held_bytes=0)
+    iterator = iter(loader)
+    next(iterator)
+    running = loader._batches._iterator
+    workers = list(running._workers)
+    loader.itself = loader  # garbage in a cycle, whose parts end in any order
+    del loader, iterator
+    gc.collect()
+    assert running._shutdown
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_the_position_after_an_epoch_is_the_beginning_of_another(dataset):

@@ -15,6 +15,7 @@ import logging
 import math
 import shutil
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -437,6 +438,7 @@ class ImageLoader:
                 pin_memory=torch.cuda.is_available(),
                 generator=torch.Generator(),  # or it would draw from the global one
             )
+        weakref.finalize(self, _end_workers, self._batches).atexit = False
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -444,9 +446,7 @@ class ImageLoader:
 
     def close(self) -> None:
         """End the worker processes, which otherwise keep Python from exiting for seconds each."""
-        running, self._batches._iterator = self._batches._iterator, None
-        if shut_down := getattr(running, "_shutdown_workers", None):
-            shut_down()
+        _end_workers(self._batches)
 
     def state_dict(self) -> dict[str, Any]:
         """How far the epoch is, for `load_state_dict`."""
@@ -553,6 +553,7 @@ def _loaded(
     Raises:
         UserError: Another program has filled shared memory since the workers began.
     """
+    batches: object = None
     try:
         with _without_advice():
             batches = iter(loader)
@@ -562,6 +563,26 @@ def _loaded(
             f"workers={loader.num_workers}: shared memory (/dev/shm) is full; fewer workers need less, "
             "and in a container, --shm-size or --ipc=host gives more"
         ) from None
+    finally:
+        if not loader.persistent_workers:
+            _shut_down(batches)
+
+
+def _end_workers(loader: torch.utils.data.DataLoader[Any]) -> None:
+    """End a loader's worker processes, if there are any."""
+    running, loader._iterator = loader._iterator, None
+    _shut_down(running)
+
+
+def _shut_down(running: object) -> None:
+    """End the workers of a loader's iterator before its parts can be garbage.
+
+    PyTorch does so when the iterator is garbage, at the latest. But if it is with its queues, these may be
+    closed before: the word that ends an idle worker is then written to whatever file has the number of the
+    pipe that was. (In a test it was the shared memory of another loader's batch.)
+    """
+    if shut_down := getattr(running, "_shutdown_workers", None):
+        shut_down()
 
 
 class _Reader:

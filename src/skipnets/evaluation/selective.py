@@ -83,7 +83,7 @@ class Selective(Selection):
             found["prediction_intervals"] = {"coverage": self.coverage, "targets": rows}
             if len(targets) > 1 and len(whole := np.flatnonzero(known.all(1))):
                 low, high = self.intervals[whole, :, 0], self.intervals[whole, :, 1]
-                at_once: NDArray[np.bool_] = _within(numbers[whole], low, high).all(1)
+                at_once = np.asarray(_within(numbers[whole], low, high).all(1))
                 found["prediction_intervals"]["all"] = {
                     "measured": float(at_once.mean()),
                     "interval": _share_interval(at_once, units, whole),
