@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from skipnets.cli.output import check_outputs, print_json, print_tables
 from skipnets.data.layout import spelled
+from skipnets.description import CLASS_NOUNS
 from skipnets.errors import UserError, listed
 from skipnets.tables import properties_table
 
@@ -43,8 +44,9 @@ def convert(
             PyTorch, Lightning or Keras. They must have a head; skipnets train --weights trains one.
         output: The model file to write, .safetensors; nothing that exists is replaced.
         model: A name from skipnets models. Default: what the weights are of, where they say so.
-        classes: Names of the classes in the order of the outputs, or a text file with one a line. Default:
-            the labels of the weights, where they say so.
+        classes: Names of the classes in the order of the outputs, or a text file with one a line; of a single
+            output, which says how probable the second is, both. Default: the labels of the weights, where
+            they say so.
         weights_ignore: Names of tensors that are not the network's, or patterns such as "loss.*".
         size: Side of the images in pixels. Default for this and the next three: what the weights say.
         mean: Mean of each channel, in 0..1.
@@ -75,7 +77,7 @@ def convert(
         return 0
     rows = {
         "model": classifier.network,
-        "classes": listed(classifier.classes, 20),
+        CLASS_NOUNS[classifier.task]: listed(classifier.classes, 20),
         "preprocessing": classifier.preprocessing.summary(),
         "written": str(output),
     }

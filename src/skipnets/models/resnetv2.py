@@ -20,6 +20,7 @@ from skipnets.models.backbone import (
     Backbone,
     FeatureMapInfo,
     activation_after,
+    every_child,
     initialize_convolutions,
     make_norm,
 )
@@ -138,11 +139,9 @@ class ResNetV2(Backbone[ResNetV2Config]):
     def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield the parts of `stem`, the stages, `norm` and `act` with their paths."""
         for parent in ("stem", "stages"):
-            for name, module in self.get_submodule(parent).named_children():
+            for name, module in every_child(self.get_submodule(parent)):
                 yield f"{parent}.{name}", module
-        for name, module in self.named_children():
-            if name in ("norm", "act"):
-                yield name, module
+        yield from self._children(("norm", "act"))
 
     def forward_intermediates(
         self,

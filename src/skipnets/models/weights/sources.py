@@ -210,7 +210,7 @@ def _from_folder(source: str, weights: Path, config_path: Path | None, model_nam
     if config_path is None:
         return checkpoint
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
+        config = json.loads(config_path.read_text(encoding="utf-8-sig"))
         # timm before 0.9 wrote the fields of pretrained_cfg at the top.
         published = _from_timm(config.get("pretrained_cfg", config))
         architecture = config.get("architecture")
