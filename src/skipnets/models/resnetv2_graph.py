@@ -96,7 +96,7 @@ class ResNetV2Config(ModelConfig):
     @property
     def smallest_size(self) -> int:
         """Every stride rounds up, so one pixel is enough; some norms need two in every map."""
-        strides = math.prod(map(self.stride, range(len(self.block_config))))
+        strides = math.prod([self.stride(stage) for stage in range(len(self.block_config))])
         return 2 * STEM_REDUCTION[self.stem] * strides if self.norm_needs_pixels else 1
 
     @property

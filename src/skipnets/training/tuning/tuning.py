@@ -22,6 +22,7 @@ import signal
 import statistics
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -400,7 +401,8 @@ def _trust_option(config: TrainConfig) -> str:
 
 def _work_in_processes(jobs: Sequence[_Job]) -> None:
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_work_quietly, args=(job,)) for job in jobs]
+    asking = context.Lock()
+    workers = [context.Process(target=_work_quietly, args=(job, asking)) for job in jobs]
     for worker in workers:
         worker.start()
     try:
@@ -415,15 +417,22 @@ def _work_in_processes(jobs: Sequence[_Job]) -> None:
         )
 
 
-def _work_quietly(job: _Job) -> None:
+def _work_quietly(job: _Job, asking: AbstractContextManager[Any]) -> None:
     """Run trials in a process that ends without a word on Ctrl-C, which the first process reports."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with trusting(job.trust):
-        _work(job)
+        _work(job, asking)
 
 
-def _work(job: _Job) -> None:
-    """Run trials, one after another, until the time is up."""
+def _work(job: _Job, asking: AbstractContextManager[Any] | None = None) -> None:
+    """Run trials, one after another, until the time is up.
+
+    Args:
+        job: What to do.
+        asking: Held while a trial is begun: two processes could be given the same one that waits, as SQLite
+            does not lock what is read.
+    """
+    asking = asking or contextlib.nullcontext()
     ends = budget.clock() + job.seconds
     if job.threads is not None:
         torch.set_num_threads(job.threads)
@@ -444,13 +453,15 @@ def _work(job: _Job) -> None:
     while True:
         # With what comes before and after the training of a trial.
         expected = max(planned, statistics.fmean(durations) if durations else 0.0)
-        begun = len([trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "WAITING"])
-        if job.trials is not None and begun >= job.trials:
-            return
-        if begun and budget.clock() + expected > ends:
-            return
-        started = budget.clock()
-        trial = study.ask(space)
+        with asking:
+            trials = study.get_trials(deepcopy=False)
+            begun = len([trial for trial in trials if trial.state.name != "WAITING"])
+            if job.trials is not None and begun >= job.trials:
+                return
+            if begun and budget.clock() + expected > ends:
+                return
+            started = budget.clock()
+            trial = study.ask(space)
         _try(study, trial, base, dataset, job.folder)
         durations.append(budget.clock() - started)
         records = read_trials(study)
