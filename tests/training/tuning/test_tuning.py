@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import shutil
@@ -337,10 +338,10 @@ def test_a_network_of_the_user_s_own_is_tuned_where_it_is_trusted(
             start()
         # A process that it is sent to trusts the same.
         monkeypatch.setattr(module.signal, "signal", lambda *_: None)
-        monkeypatch.setattr(module, "_work", lambda job: jobs.append(import_trusted(own)))
+        monkeypatch.setattr(module, "_work", lambda *_: jobs.append(import_trusted(own)))
         with pytest.raises(MissingNetworkError):
             import_trusted(own)
-        module._work_quietly(jobs[0])
+        module._work_quietly(jobs[0], contextlib.nullcontext())
         assert jobs.pop() is TinyNet
         monkeypatch.setattr(module, "_work", jobs.append)
         jobs.clear()
