@@ -53,6 +53,7 @@ CASES = {
     "an empty folder": (["train", "empty", "--out", "out"], ["empty", "holds no images"]),
     "one class": (["train", "one-class", "--out", "out"], ["one-class", "only", "one class"]),
     "a class too small to split": (["train", "few", "--out", "out"], ["few", '"one"', "at least 3"]),
+    "a name that no file can have": (["data", "x" * 300], ["x" * 300, "File name too long"]),
     "missing data": (["train", "nowhere", "--out", "out"], ["nowhere", "no such folder"]),
     "no splits": (
         ["train", "photos", "--out", "out", "--splits", "no.csv"],

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 import shutil
 import warnings
 import weakref
@@ -438,7 +439,8 @@ class ImageLoader:
                 pin_memory=torch.cuda.is_available(),
                 generator=torch.Generator(),  # or it would draw from the global one
             )
-        weakref.finalize(self, _end_workers, self._batches).atexit = False
+        self._process = os.getpid()
+        weakref.finalize(self, _end_workers, self._batches, self._process).atexit = False
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -446,7 +448,7 @@ class ImageLoader:
 
     def close(self) -> None:
         """End the worker processes, which otherwise keep Python from exiting for seconds each."""
-        _end_workers(self._batches)
+        _end_workers(self._batches, self._process)
 
     def state_dict(self) -> dict[str, Any]:
         """How far the epoch is, for `load_state_dict`."""
@@ -568,8 +570,10 @@ def _loaded(
             _shut_down(batches)
 
 
-def _end_workers(loader: torch.utils.data.DataLoader[Any]) -> None:
-    """End a loader's worker processes, if there are any."""
+def _end_workers(loader: torch.utils.data.DataLoader[Any], process: int) -> None:
+    """End a loader's worker processes, if there are any; not from a fork of the process that began them."""
+    if os.getpid() != process:
+        return
     running, loader._iterator = loader._iterator, None
     _shut_down(running)
 

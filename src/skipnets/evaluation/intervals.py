@@ -37,10 +37,11 @@ def wilson_interval(successes: int, trials: int) -> Interval:
 def share_interval(right: NDArray[np.bool_], units: NDArray[np.int64] | None = None) -> Interval:
     """Interval of the share of images that are right, some of which may be of one patient.
 
-    Images of a unit are more alike than others, so N of them tell less than N units would: Wilson's interval
-    is taken for as many trials as they are worth, by the variance between units and, for few of these, by
-    Student's t (Korn and Graubard 1998, Survey Methodology 24(2); Dean and Pagano 2015, Journal of Survey
-    Statistics and Methodology 3(4)). Where all are right, or none is, each unit is a trial.
+    Images of a unit are more alike than others. Wilson's interval is taken at their effective sample size: N
+    divided by the design effect, which is the variance of the share between units over that of independent
+    images (at least 1), and for few units reduced by Student's t (Korn and Graubard 1998, Survey Methodology
+    24(2); Dean and Pagano 2015, Journal of Survey Statistics and Methodology 3(4)). Where all are right, or
+    none is, the number of units is taken.
 
     Args:
         right: (N,) at least one.
@@ -50,13 +51,14 @@ def share_interval(right: NDArray[np.bool_], units: NDArray[np.int64] | None = N
     if units is None:
         return wilson_interval(int(right.sum()), images)
     count = int(units.max()) + 1
-    trials = float(count)
+    effective = float(count)
     if 0 < share < 1 and count > 1:
         of_unit = np.bincount(units, right - share, minlength=count)
         variance = count / (count - 1) * float(of_unit @ of_unit) / images**2
+        design_effect = max(variance * images / (share * (1 - share)), 1)
         t = float(student_t.ppf(0.975, count - 1))
-        trials = share * (1 - share) / max(variance, share * (1 - share) / images) * (_NORMAL_97_5 / t) ** 2
-    return _wilson(share, trials)
+        effective = images / design_effect * (_NORMAL_97_5 / t) ** 2
+    return _wilson(share, effective)
 
 
 def _wilson(share: float, trials: float) -> Interval:

@@ -242,15 +242,20 @@ def test_a_fully_trained_trial_is_not_pruned() -> None:
     assert not trainer.should_stop
 
 
+def write_colors(folder: Path, side: int) -> Path:
+    """Twenty red images, and twenty blue ones, in class folders."""
+    for label, color in (("a", "red"), ("b", "blue")):
+        (folder / label).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (side, side), color).save(folder / label / f"{number}.png")
+    return folder
+
+
 def test_size_weights_and_precision_of_the_default_are_those_of_all_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of large images, a training without tuning chooses the size with the network; it is prepared once."""
-    data = tmp_path / "data"
-    for label, color in (("a", "red"), ("b", "blue")):
-        (data / label).mkdir(parents=True)
-        for number in range(20):
-            Image.new("RGB", (200, 200), color).save(data / label / f"{number}.png")
+    data = write_colors(tmp_path / "data", 200)
     trained: list[TrainConfig] = []
 
     def train_on(run: Any, config: TrainConfig, *_: Any, **__: Any) -> None:
@@ -281,11 +286,7 @@ def test_size_weights_and_precision_of_the_default_are_those_of_all_trials(
 def test_networks_of_trials_have_the_imagenet_weights_that_a_training_would_start_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = tmp_path / "data"
-    for label, color in (("a", "red"), ("b", "blue")):
-        (data / label).mkdir(parents=True)
-        for number in range(20):
-            Image.new("RGB", (80, 80), color).save(data / label / f"{number}.png")
+    data = write_colors(tmp_path / "data", 80)
     cached = {"resnet18", "densenet121"}
     for name in cached:
         url = torchvision.models.get_model_weights(name).DEFAULT.url
