@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from skipnets.evaluation.intervals import (
@@ -106,6 +106,7 @@ def test_the_interval_of_a_mean_of_shares_has_its_nominal_coverage(shares: tuple
 
 
 @given(auroc=st.floats(0, 1), positives=st.integers(1, 500), negatives=st.integers(1, 500))
+@example(auroc=0.99999, positives=24, negatives=118)
 def test_an_area_s_interval_solves_its_equation(auroc: float, positives: int, negatives: int) -> None:
     low, high = auroc_interval(auroc, positives, negatives)
     assert 0 <= low <= auroc + 1e-12

@@ -122,8 +122,9 @@ def auroc_interval(auroc: float, positives: int, negatives: int) -> Interval:
         spread = 1 + balanced * ((1 - theta) / (2 - theta) + theta / (1 + theta))
         return (theta - auroc) ** 2 - _NORMAL_97_5**2 * theta * (1 - theta) * spread / pairs
 
-    # Between the limits the excess is negative; at an estimate of 0 or 1 it is 0, as at that limit.
-    edge = 1e-12
-    low = float(brentq(excess, 0.0, min(auroc, 1 - edge))) if auroc > edge else 0.0
-    high = float(brentq(excess, max(auroc, edge), 1.0)) if auroc < 1 - edge else 1.0
+    # Between the limits the excess is negative; at an estimate of 0 or 1 it is 0, as at that limit. The root
+    # is as exact as floats are: what counts is its distance from 0 or 1, which may be tiny.
+    edge, exact = 1e-12, 1e-16
+    low = float(brentq(excess, 0.0, min(auroc, 1 - edge), xtol=exact)) if auroc > edge else 0.0
+    high = float(brentq(excess, max(auroc, edge), 1.0, xtol=exact)) if auroc < 1 - edge else 1.0
     return low, high
